@@ -1,0 +1,1 @@
+"""Chain listener: turns what the chain decided into deployment messages."""

@@ -1,0 +1,1 @@
+"""Coordinator: runs the rounds, adds ciphertexts, measures, explains, anchors."""

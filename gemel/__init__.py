@@ -1,0 +1,1 @@
+"""Gemel: self-optimising digital twins over MQTT, learning together under encryption, decided on chain."""

@@ -1,0 +1,1 @@
+"""The ports on real technology: MQTT, an EVM chain, SQLite, files."""

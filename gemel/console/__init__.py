@@ -1,0 +1,1 @@
+"""What a person uses: the gemel command, the auditor."""

@@ -1,0 +1,1 @@
+"""The demo plant: real data, real parts, one command."""

@@ -1,0 +1,1 @@
+"""How services talk: signed messages, and large payloads that the receiver pulls in chunks."""

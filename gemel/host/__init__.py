@@ -1,0 +1,1 @@
+"""How every service runs: settings, logs, metrics, signals, systemd, worker processes."""

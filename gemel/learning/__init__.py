@@ -1,0 +1,1 @@
+"""Tasks, training, measuring, explaining. Computation only: no bus, no clock."""

@@ -1,0 +1,345 @@
+"""The doors to the world: what the services need from a broker, a chain, a store, a disk and a clock.
+
+Each port has one contract suite in tests/contract, which every adapter passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from gemel.wire.types import Address, BoxKey, Count, Digest, Millis, Ppm, Signature
+
+# --- Clock ------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """Time as an argument. The system's in services, one that jumps in tests."""
+
+    def now_ms(self) -> Millis:
+        """Milliseconds since 1970."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Seconds that never step back; for durations."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+# --- Bus --------------------------------------------------------------------------------------
+
+
+class BusMessage(msgspec.Struct, frozen=True):
+    """One message as it came in."""
+
+    topic: str
+    payload: bytes
+    retained: bool = False
+    properties: Mapping[str, str] = {}  # MQTT 5 user properties
+
+
+Handler = Callable[[BusMessage], Awaitable[None]]
+
+
+class Will(msgspec.Struct, frozen=True):
+    """What the broker says for us when we vanish."""
+
+    topic: str
+    payload: bytes
+    retain: bool = True
+    delay_s: int = 5
+
+
+class Bus(Protocol):
+    """An MQTT 5 connection that reconnects by itself. Open it with `async with`.
+
+    A handler runs one message at a time for its subscription; a QoS 1 message is acknowledged to the broker when
+    its handler has returned, and not when it raised. An exception from a handler ends the bus's TaskGroup: hostile
+    input is the handler's to refuse. Messages may come twice (QoS 1): handlers are idempotent.
+    """
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        expiry_s: int | None = None,
+        content_type: str | None = None,
+        properties: Mapping[str, str] | None = None,
+    ) -> None:
+        """Returns when the broker has acknowledged (QoS 1). While the link is down it waits for it.
+
+        Raises BusRefused for a reason code ≥ 0x80, BusUnavailable after the adapter's publish deadline.
+        """
+        ...
+
+    async def subscribe(self, topic_filter: str, handler: Handler, *, qos: int = 1) -> None:
+        """Hand every matching message to `handler`, now and after each reconnect. Raises BusRefused."""
+        ...
+
+    async def unsubscribe(self, topic_filter: str) -> None:
+        """End a subscription."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether the link is up right now."""
+        ...
+
+
+# --- Blobs ------------------------------------------------------------------------------------
+
+
+class Blobs(Protocol):
+    """Bytes by digest: models, frames, sums, explanations."""
+
+    async def put(self, data: bytes) -> Digest:
+        """Store durably; storing again changes nothing."""
+        ...
+
+    async def get(self, digest: Digest) -> bytes:
+        """The bytes; their digest is checked. Raises KeyError, or Refused(digest_mismatch) if they rotted."""
+        ...
+
+    async def has(self, digest: Digest) -> bool:
+        """Whether they are here."""
+        ...
+
+    async def drop(self, digest: Digest) -> None:
+        """Remove them; missing is fine."""
+        ...
+
+
+# --- Records ----------------------------------------------------------------------------------
+
+
+class Records(Protocol):
+    """A service's own small durable state: values by (kind, key), each change committed before it returns.
+
+    What is acknowledged, deployed, opened or promised stands here, so a crash goes on from there.
+    """
+
+    async def put(self, kind: str, key: str, value: bytes) -> None:
+        """Insert or replace."""
+        ...
+
+    async def put_once(self, kind: str, key: str, value: bytes) -> bool:
+        """Insert; False, and nothing changed, if there is one already."""
+        ...
+
+    async def get(self, kind: str, key: str) -> bytes | None:
+        """The value, or None."""
+        ...
+
+    async def items(self, kind: str) -> Sequence[tuple[str, bytes]]:
+        """All of a kind, by key."""
+        ...
+
+    async def drop(self, kind: str, key: str) -> None:
+        """Remove; missing is fine."""
+        ...
+
+
+# --- Chain ------------------------------------------------------------------------------------
+
+
+class RoundState(IntEnum):
+    """The contract's enum: those states of a round that are decided on chain (contracts/src/RoundRegistry.sol)."""
+
+    NONE = 0
+    OPEN = 1
+    LISTED = 2
+    AGGREGATED = 3
+    CONFIRMED = 4
+    OPENED = 5
+    MEASURED = 6  # a candidate stands, validators vote
+    APPROVED = 7
+    REJECTED = 8
+    DEPLOYED = 9
+    ROLLED_BACK = 10
+    ABORTED = 11
+
+
+class Role(IntEnum):
+    """What a registered party may be."""
+
+    NONE = 0
+    AGENT = 1
+    COORDINATOR = 2
+    CUSTODIAN = 3
+    VALIDATOR = 4
+    LISTENER = 5
+
+
+class PartyRecord(msgspec.Struct, frozen=True):
+    """A line of the device registry."""
+
+    address: Address
+    owner: Address
+    role: Role
+    box: BoxKey
+    active: bool
+
+
+class TaskRecord(msgspec.Struct, frozen=True):
+    """A task's gate and what is in use."""
+
+    threshold: Ppm  # the median accuracy that a candidate must reach
+    max_regression: Ppm  # how far below the model in use it may fall
+    minimum_owners: Count
+    quorum: Count  # validators that must approve
+    last_round: Count
+    deployment: Count  # number of the model in use; 0 before M0
+    model: Digest
+
+
+class RoundRecord(msgspec.Struct, frozen=True):
+    """A round as the chain has it."""
+
+    state: RoundState
+    base: Digest
+    policy: Digest
+    roster_root: Digest
+    updates_root: Digest
+    sum_digest: Digest
+    owners: Count
+    weight: Count
+    opened: Digest
+    model: Digest
+    explanation: Digest
+    deployment: Count
+    accuracy: Ppm
+    baseline: Ppm
+
+
+class ChainEvent(msgspec.Struct, frozen=True):
+    """One contract event. `id` is deterministic: block hash and log index."""
+
+    id: str
+    name: str
+    values: Mapping[str, object]  # digests and addresses as text, numbers as int
+    block: Count
+    block_hash: Digest
+    transaction: Digest
+    retracted: bool = False  # its block was reorganised away after it had been delivered
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A transaction that is in a block."""
+
+    transaction: Digest
+    block: Count
+    gas: Count
+
+
+class Chain(Protocol):
+    """The contracts, as a service sees them. Writes are signed with the service's own key.
+
+    Every method raises ChainUnavailable while no node answers; writes raise ChainReverted with the contract's
+    custom error. `task` is always the task's text.
+    """
+
+    async def create_task(
+        self, task: str, *, threshold: Ppm, max_regression: Ppm, minimum_owners: int, quorum: int
+    ) -> Sent:
+        """Operator: define a task and its gate."""
+        ...
+
+    async def register(self, party: PartyRecord) -> Sent:
+        """Operator: enter a party into the device registry (and grant its role on the contracts)."""
+        ...
+
+    async def suspend(self, address: Address) -> Sent:
+        """Operator: a party counts no more."""
+        ...
+
+    async def propose_genesis(self, task: str, *, model: Digest, policy: Digest) -> Sent:
+        """Coordinator: round 0 with M0 as its candidate, straight to MEASURED; validators attest it as any other."""
+        ...
+
+    async def open_round(self, task: str, round_: int, *, base: Digest, policy: Digest) -> Sent:
+        """Coordinator: only one above the last round, from the model in use, when the last round is final."""
+        ...
+
+    async def close_list(self, task: str, round_: int, *, root: Digest) -> Sent:
+        """Coordinator: OPEN → LISTED."""
+        ...
+
+    async def propose_sum(
+        self, task: str, round_: int, *, updates_root: Digest, sum_digest: Digest, owners: int, weight: int
+    ) -> Sent:
+        """Coordinator: LISTED → AGGREGATED. Refused below the task's minimum of owners."""
+        ...
+
+    async def attest_sum(self, task: str, round_: int, *, validator: Address, signature: Signature) -> Sent:
+        """Anybody, with a validator's signature: at quorum AGGREGATED → CONFIRMED."""
+        ...
+
+    async def record_opening(self, task: str, round_: int, *, opened: Digest) -> Sent:
+        """Custodian: CONFIRMED → OPENED, once."""
+        ...
+
+    async def propose_candidate(
+        self, task: str, round_: int, *, model: Digest, explanation: Digest, accuracy: Ppm
+    ) -> Sent:
+        """Coordinator: OPENED → MEASURED, with what it measured itself (for the record; it has no vote)."""
+        ...
+
+    async def attest_model(
+        self,
+        task: str,
+        round_: int,
+        *,
+        validator: Address,
+        accuracy: Ppm,
+        baseline: Ppm,
+        approved: bool,
+        signature: Signature,
+    ) -> Sent:
+        """Anybody, with a validator's signature: counts a vote, one for each validator."""
+        ...
+
+    async def finalise(self, task: str, round_: int) -> Sent:
+        """Coordinator: MEASURED → APPROVED or REJECTED, once a quorum of validators has voted."""
+        ...
+
+    async def record_deployed(self, task: str, round_: int, *, agents: int) -> Sent:
+        """Listener: APPROVED → DEPLOYED."""
+        ...
+
+    async def abort(self, task: str, round_: int, *, reason: str) -> Sent:
+        """Coordinator: any state before a verdict → ABORTED."""
+        ...
+
+    async def task(self, task: str) -> TaskRecord:
+        """The task's gate and the model in use."""
+        ...
+
+    async def round(self, task: str, round_: int) -> RoundRecord:
+        """One round; state NONE if there is none."""
+        ...
+
+    async def party(self, address: Address) -> PartyRecord:
+        """One party; role NONE if it is unknown."""
+        ...
+
+    async def parties(self) -> Sequence[PartyRecord]:
+        """All registered parties, in order of registration."""
+        ...
+
+    def events(self, checkpoint: Path) -> AsyncIterator[ChainEvent]:
+        """Every event of both contracts from the first block on: never missed, never repeated.
+
+        The checkpoint (a SQLite file) moves on when the consumer asks for the next event, so an event whose effect
+        was not finished comes again after a crash. Reorganised events come as `retracted`.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""The digital twin itself: properties, quality, age, versions. Pure; agent and registry both use it."""

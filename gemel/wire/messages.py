@@ -1,0 +1,208 @@
+"""The bodies behind signed headers. Frozen, versioned by the envelope, unknown fields refused.
+
+JSON except for `Commitment`, whose parts have fixed lengths and are checked before any parser runs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+
+from gemel.errors import Malformed
+from gemel.wire.attestations import Vote
+from gemel.wire.chunks import Transfer
+from gemel.wire.envelope import HEADER_BYTES
+from gemel.wire.types import Address, BoxKey, Count, Digest, Millis, Ppm, sha256
+
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+
+
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all JSON bodies."""
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def encode(body: msgspec.Struct) -> bytes:
+    """A body as canonical JSON: keys sorted, so that equal bodies have equal digests."""
+    return msgspec.json.encode(body, order="sorted")
+
+
+def decode(kind: type[T], data: bytes) -> T:
+    """The body in `data`. Raises Malformed with the first field that is wrong."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Malformed(kind.__name__, str(error)) from error
+
+
+class SealingPolicy(Body, frozen=True):
+    """How updates are sealed: what the budget is computed from."""
+
+    scheme: Literal["bfv-packed"]
+    bits: Annotated[int, msgspec.Meta(ge=2, le=16)]  # of a quantised value
+    clip: PositiveFloat  # values are clipped to ± clip before they are quantised
+    contributors: Annotated[int, msgspec.Meta(ge=1, le=1000)]  # at most so many updates in a sum
+    weight_cap: Positive  # n_k above it is refused; agents scale by n_k / weight_cap
+
+
+class TrainingPlan(Body, frozen=True):
+    """What every agent does with its own windows."""
+
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)]
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)]
+    learning_rate: PositiveFloat
+
+
+class Policy(Body, frozen=True):
+    """What a round is held to; its digest is on chain before the round opens and stands in every header."""
+
+    sealing: SealingPolicy
+    training: TrainingPlan
+    minimum_owners: Annotated[int, msgspec.Meta(ge=2, le=1000)]
+    max_frame_bytes: Positive
+
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 of the canonical JSON."""
+        return sha256(encode(self))
+
+
+class Context(Body, frozen=True):
+    """The custodian's word: this is the public sealing context of the header's round."""
+
+    context: Transfer
+
+
+class Collector(Body, frozen=True):
+    """A party that frames are wrapped for."""
+
+    address: Address
+    box: BoxKey
+
+
+class Invitation(Body, frozen=True):
+    """A round begins. The header names round, base and policy digest."""
+
+    policy: Policy
+    context: Transfer  # must equal what the custodian itself announced
+    data_until_ms: Millis  # source time up to which windows count, so that a seed replays a round
+    seed: Count
+    commit_until_ms: Millis
+    reveal_until_ms: Millis
+
+
+class Commitment(msgspec.Struct, frozen=True):
+    """What an agent promises before it can see anybody else's frame.
+
+    Body bytes: the signed UPDATE header of the frame (281) ‖ transfer digest 32 ‖ transfer length u64.
+    The transfer is the frame (header and sealed body), wrapped for the collectors.
+    """
+
+    update_header: bytes
+    transfer: Transfer
+
+    SIZE = HEADER_BYTES + 32 + 8
+
+    def pack(self) -> bytes:
+        """The body's bytes."""
+        return self.update_header + bytes.fromhex(self.transfer.digest) + self.transfer.length.to_bytes(8, "big")
+
+    @classmethod
+    def parse(cls, body: bytes) -> Commitment:
+        """Raises Malformed unless the length is exact."""
+        if len(body) != cls.SIZE:
+            raise Malformed("commitment", f"{len(body)} bytes, {cls.SIZE} needed")
+        return cls(
+            body[:HEADER_BYTES],
+            Transfer(
+                body[HEADER_BYTES : HEADER_BYTES + 32].hex(),
+                int.from_bytes(body[HEADER_BYTES + 32 :], "big"),
+            ),
+        )
+
+
+class Entry(Body, frozen=True):
+    """One update of a round: a Merkle leaf (device, digest, weight), and where its frame is."""
+
+    device: Address
+    digest: Digest  # of the sealed body, as in the signed UPDATE header
+    weight: Positive
+    transfer: Transfer
+
+
+class Roster(Body, frozen=True):
+    """The closed list: whoever stands in it may now reveal. Its root is on chain."""
+
+    entries: tuple[Entry, ...]
+    root: Digest
+
+
+class Receipt(Body, frozen=True):
+    """What became of a commitment or a frame."""
+
+    outcome: Literal["accepted", "refused"]
+    reason: str = ""
+    detail: str = ""
+
+
+class Aggregate(Body, frozen=True):
+    """Which listed updates are in the sum. The sum itself follows as a transfer (to the custodian)."""
+
+    entries: tuple[Entry, ...]
+    updates_root: Digest
+    sum: Transfer  # its digest is the sum digest that validators confirm on chain
+    weight: Positive
+
+
+class Opened(Body, frozen=True):
+    """The custodian has opened a confirmed sum; the transfer is wrapped for collectors only."""
+
+    opened: Digest  # of the opened bytes, as recorded on chain
+    transfer: Transfer
+
+
+class Candidate(Body, frozen=True):
+    """Wrapped M0 for the validators to measure (round 0 only: later candidates everybody computes)."""
+
+    model: Digest
+    transfer: Transfer
+
+
+class Deployment(Body, frozen=True):
+    """What the chain approved: the header's round. Valid only with a quorum of pinned validators' votes."""
+
+    deployment: Positive
+    parent: Digest
+    model: Digest
+    votes: tuple[Vote, ...]
+    accuracy: Ppm  # the stake's median, as the contract computed it
+    transaction: Digest
+    block: Count
+
+
+class ModelOffer(Body, frozen=True):
+    """Answer to a fetch of a model by digest: the transfer is wrapped for every registered party."""
+
+    model: Digest
+    transfer: Transfer
+
+
+class Installed(Body, frozen=True):
+    """An agent runs a deployment, or says why it does not."""
+
+    deployment: Count
+    model: Digest
+    outcome: Literal["installed", "refused"]
+    reason: str = ""
+
+
+class Fetch(Body, frozen=True):
+    """«Send me these chunks of this transfer» (half-open ranges), or, without a transfer, «offer me this model»."""
+
+    transfer: Digest | None = None
+    missing: tuple[tuple[Count, Count], ...] = ()
+    model: Digest | None = None

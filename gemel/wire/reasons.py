@@ -1,0 +1,35 @@
+"""Why something is refused. One word each: it stands on the receipt and as a metric's label."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Every reason for which a service refuses a message, a frame or a model."""
+
+    # the header
+    MALFORMED = "malformed"
+    FOREIGN = "foreign"  # another chain, registry or task
+    WRONG_KIND = "wrong_kind"
+    BAD_SIGNATURE = "bad_signature"
+    UNREGISTERED = "unregistered"  # the signer is nobody the chain, or the pinned set, knows in this role
+    STALE_ROUND = "stale_round"
+    WRONG_BASE = "wrong_base"
+    WRONG_POLICY = "wrong_policy"
+    WRONG_LENGTH = "wrong_length"
+    DIGEST_MISMATCH = "digest_mismatch"
+    # the update
+    DUPLICATE = "duplicate"
+    NO_COMMITMENT = "no_commitment"
+    LATE = "late"
+    TOO_LARGE = "too_large"
+    OVERWEIGHT = "overweight"  # n_k above the policy's cap, or zero
+    PLAINTEXT = "plaintext"
+    FORGED_SIZE = "forged_size"
+    NOT_ADDRESSED = "not_addressed"  # the wrapping is not for us, or does not open
+    # the model
+    NOT_ABOVE = "not_above"  # deployment number not above the one in use
+    NO_QUORUM = "no_quorum"
+    MISSING = "missing"  # the bytes did not come within the deadline
+    BROKEN_MODEL = "broken_model"  # bytes match, but are not a model of this task

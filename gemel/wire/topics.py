@@ -1,0 +1,128 @@
+"""Every topic, in one table. mosquitto/acl mirrors it, and a test compares the two.
+
+    gemel/v1/<site>/<kind>/<asset>/...
+
+Identity stands at a fixed depth, so that rights can name it. Learning spans sites: its site is the fleet's name.
+Addresses of the chain never appear in twin topics.
+
+    topic                                              writer        QoS  retained
+    gemel/v1/<site>/twin/<asset>/state                 edge agent    1    yes   the whole twin, JSON
+    gemel/v1/<site>/agent/<name>/availability          edge agent    1    yes   online | offline (also its will)
+    gemel/v1/<site>/agent/<name>/status                edge agent    1    yes   what it runs, and why
+    gemel/v1/<fleet>/learning/<task>/context           custodian     1    no    the round's public sealing context
+    gemel/v1/<fleet>/learning/<task>/invitation        coordinator   1    no    a round begins; expires
+    gemel/v1/<fleet>/learning/<task>/commitment/<dev>  edge agent    1    no    signed header of a frame to come
+    gemel/v1/<fleet>/learning/<task>/roster            coordinator   1    no    the closed list of commitments
+    gemel/v1/<fleet>/learning/<task>/receipt/<dev>     coordinator   1    no    accepted | refused(reason)
+    gemel/v1/<fleet>/learning/<task>/aggregate         coordinator   1    no    which frames are in which sum
+    gemel/v1/<fleet>/learning/<task>/opened            custodian     1    no    where the wrapped opened sum is
+    gemel/v1/<fleet>/learning/<task>/candidate         coordinator   1    no    where wrapped M0 is (round 0)
+    gemel/v1/<fleet>/learning/<task>/deployment        listener      1    yes   the approved model and its votes
+    gemel/v1/<fleet>/learning/<task>/model             coordinator   1    no    where the wrapped model is
+    gemel/v1/<fleet>/learning/<task>/installed/<dev>   edge agent    1    no    installed | refused(reason)
+    gemel/v1/<fleet>/learning/<task>/fetch/<to>/<from> anybody       1    no    «send me these chunks»
+    gemel/v1/<fleet>/learning/<task>/chunk/<from>/<digest>  anybody  1    no    chunks of an announced transfer
+
+<dev>, <to> and <from> are addresses; the broker lets each party write under its own only.
+"""
+
+from __future__ import annotations
+
+import re
+
+from gemel.errors import ConfigError
+from gemel.wire.types import Address, Digest
+
+ROOT = "gemel/v1"
+_NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
+
+
+def name(text: str, what: str = "name") -> str:
+    """`text` if it can be a topic level: 1 to 64 of a-z 0-9 . _ -, starting with a letter or digit."""
+    if not _NAME.fullmatch(text):
+        raise ConfigError(what, repr(text), "1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit")
+    return text
+
+
+def twin_state(site: str, asset: str) -> str:
+    """The retained twin document of one asset."""
+    return f"{ROOT}/{site}/twin/{asset}/state"
+
+
+def agent(site: str, agent_name: str, leaf: str) -> str:
+    """`availability` or `status` of one agent."""
+    return f"{ROOT}/{site}/agent/{agent_name}/{leaf}"
+
+
+ALL_TWINS = f"{ROOT}/+/twin/+/state"
+ALL_AGENT_STATUS = f"{ROOT}/+/agent/+/status"
+ALL_AVAILABILITY = f"{ROOT}/+/agent/+/availability"
+
+
+class Learning:
+    """The topics of one learning task of one fleet."""
+
+    __slots__ = ("_base",)
+
+    def __init__(self, fleet: str, task: str) -> None:
+        self._base = f"{ROOT}/{name(fleet, 'fleet')}/learning/{name(task, 'task')}"
+
+    @property
+    def context(self) -> str:
+        """Custodian → all."""
+        return f"{self._base}/context"
+
+    @property
+    def invitation(self) -> str:
+        """Coordinator → agents."""
+        return f"{self._base}/invitation"
+
+    @property
+    def roster(self) -> str:
+        """Coordinator → agents and validators."""
+        return f"{self._base}/roster"
+
+    @property
+    def aggregate(self) -> str:
+        """Coordinator → validators and custodian."""
+        return f"{self._base}/aggregate"
+
+    @property
+    def opened(self) -> str:
+        """Custodian → collectors."""
+        return f"{self._base}/opened"
+
+    @property
+    def candidate(self) -> str:
+        """Coordinator → validators."""
+        return f"{self._base}/candidate"
+
+    @property
+    def deployment(self) -> str:
+        """Chain listener → all; retained."""
+        return f"{self._base}/deployment"
+
+    @property
+    def model(self) -> str:
+        """Coordinator → agents and validators."""
+        return f"{self._base}/model"
+
+    def commitment(self, device: Address = "+") -> str:
+        """Agent → collectors; `+` is the filter over all devices."""
+        return f"{self._base}/commitment/{device}"
+
+    def receipt(self, device: Address = "+") -> str:
+        """Coordinator → one agent."""
+        return f"{self._base}/receipt/{device}"
+
+    def installed(self, device: Address = "+") -> str:
+        """Agent → chain listener and coordinator."""
+        return f"{self._base}/installed/{device}"
+
+    def fetch(self, to: Address, sender: Address = "+") -> str:
+        """Anybody → the holder of a transfer."""
+        return f"{self._base}/fetch/{to}/{sender}"
+
+    def chunk(self, holder: Address, transfer: Digest) -> str:
+        """The holder of a transfer → whoever asked."""
+        return f"{self._base}/chunk/{holder}/{transfer}"

@@ -1,0 +1,1 @@
+"""Twin registry: every twin of the plant and its history, durable."""
