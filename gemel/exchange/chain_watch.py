@@ -1,0 +1,94 @@
+"""Waiting for the chain: events wake a service up, and it believes only what it then reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+
+from gemel.errors import ChainUnavailable, GemelError
+from gemel.ports import Chain, ChainEvent, Clock, PartyRecord, Role, RoundRecord, RoundState
+from gemel.wire.types import Address
+
+log = structlog.get_logger(__name__)
+
+_RETRY_S = 2.0
+_ENDED = frozenset({RoundState.REJECTED, RoundState.ABORTED, RoundState.ROLLED_BACK})
+
+
+class RoundEnded(GemelError):
+    """The round ended before it reached the state that was waited for."""
+
+    def __init__(self, round_: int, state: RoundState) -> None:
+        super().__init__(f"round {round_} ended: {state.name.lower()}")
+        self.round, self.state = round_, state
+
+
+class Parties:
+    """The registered parties of one role, as a container of addresses that `ChainWatch` keeps fresh."""
+
+    def __init__(self, *roles: Role) -> None:
+        self._roles = roles
+        self.records: dict[Address, PartyRecord] = {}
+
+    def __contains__(self, address: object) -> bool:
+        return address in self.records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    async def refresh(self, chain: Chain) -> None:
+        """Read the registry anew: active parties only."""
+        self.records = {p.address: p for p in await chain.parties() if p.active and p.role in self._roles}
+
+
+class ChainWatch:
+    """Follows the contracts' events for one service."""
+
+    def __init__(self, chain: Chain, task: str, checkpoint: Path, clock: Clock, *parties: Parties) -> None:
+        self._chain, self._task, self._checkpoint, self._clock = chain, task, checkpoint, clock
+        self._parties = parties
+        self._changed = asyncio.Condition()
+        self.head = 0  # block of the last event
+
+    async def run(self, on_event: Callable[[ChainEvent], Awaitable[None]] | None = None) -> None:
+        """Follow for ever. `on_event` has finished with an event before the checkpoint passes it."""
+        while True:
+            try:
+                async for event in self._chain.events(self._checkpoint):
+                    if event.name.startswith("Party"):
+                        await self.refresh_parties()
+                    if on_event is not None:
+                        await on_event(event)
+                    self.head = event.block
+                    async with self._changed:
+                        self._changed.notify_all()
+            except ChainUnavailable as error:
+                log.warning("chain away", why=str(error), retry_s=_RETRY_S)
+                await self._clock.sleep(_RETRY_S)
+
+    async def refresh_parties(self) -> None:
+        """Read the device registry for every container that was given."""
+        for container in self._parties:
+            await container.refresh(self._chain)
+
+    async def reached(self, round_: int, state: RoundState) -> RoundRecord:
+        """The round's record once it is at or beyond `state`. Raises RoundEnded if it took another way."""
+        while True:
+            async with self._changed:
+                try:
+                    record = await self._chain.round(self._task, round_)
+                except ChainUnavailable as error:
+                    log.warning("chain away", why=str(error))
+                    record = None
+                if record is not None and record.state in _ENDED and state not in _ENDED:
+                    raise RoundEnded(round_, record.state)
+                if record is not None and record.state >= state:
+                    return record
+                try:
+                    async with asyncio.timeout(_RETRY_S):  # an event may have come before we began to wait
+                        await self._changed.wait()
+                except TimeoutError:
+                    continue

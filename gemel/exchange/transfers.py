@@ -1,0 +1,207 @@
+"""Large payloads: the holder offers, the receiver pulls the chunks it lacks, spooled to bounded disk.
+
+Files are named by digest: `out/<digest>` is offered, `in/<digest>.part` is on its way, with `in/<digest>.have`
+naming the chunks that are here. So both sides go on after a crash where they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Awaitable, Callable, Container
+from pathlib import Path
+
+import structlog
+
+from gemel.errors import PeerError, Refused
+from gemel.exchange.post import Post
+from gemel.ports import BusMessage
+from gemel.wire.chunks import CHUNK_BYTES, Assembly, Transfer, pack_chunk
+from gemel.wire.envelope import Envelope, Kind
+from gemel.wire.messages import Fetch, decode, encode
+from gemel.wire.reasons import Reason
+from gemel.wire.types import Address, Digest
+
+GATHER_S = 0.1  # how long the holder gathers requests, so that several receivers cost one sending
+STALL_S = 2.0  # after so long without a chunk the receiver asks again for what is missing
+CHUNKS_A_REQUEST = 64  # 8 MiB under way at most
+
+ModelRequest = Callable[[Digest], Awaitable[None]]
+
+log = structlog.get_logger(__name__)
+
+
+class Transfers:
+    """Offers and fetches of one party. `directory` is its spool; it never grows beyond `max_spool_bytes`."""
+
+    def __init__(self, post: Post, directory: Path, *, max_spool_bytes: int = 1 << 30) -> None:
+        self._post, self._max_spool_bytes = post, max_spool_bytes
+        self._out, self._in = directory / "out", directory / "in"
+        for folder in (self._out, self._in):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._wanted: dict[Digest, set[int]] = {}
+        self._wake = asyncio.Event()
+        self._on_model: ModelRequest | None = None
+
+    async def serve(
+        self, requesters: Container[Address], started: asyncio.Event, on_model: ModelRequest | None = None
+    ) -> None:
+        """Answer fetches by `requesters`, for ever. Requests for a model by digest go to `on_model`."""
+        self._on_model = on_model
+        await self._post.hear(
+            self._post.topics.fetch(self._post.identity.address), Kind.FETCH, requesters, self._asked
+        )
+        started.set()
+        while True:
+            await self._wake.wait()
+            await self._post.clock.sleep(GATHER_S)
+            self._wake.clear()
+            for digest in list(self._wanted):
+                await self._send(digest, sorted(self._wanted.pop(digest)))
+
+    async def _asked(self, envelope: Envelope) -> None:
+        request = decode(Fetch, envelope.body)
+        if request.model is not None and self._on_model is not None:
+            await self._on_model(request.model)
+        if request.transfer is None or not (self._out / request.transfer).exists():
+            return  # not ours, withdrawn, or not offered yet: the receiver asks again
+        total = Transfer(request.transfer, (self._out / request.transfer).stat().st_size).chunks
+        wanted = self._wanted.setdefault(request.transfer, set())
+        for start, stop in request.missing[:CHUNKS_A_REQUEST]:
+            wanted.update(range(min(start, total), min(stop, total, start + CHUNKS_A_REQUEST)))
+        self._wake.set()
+
+    async def _send(self, digest: Digest, indices: list[int]) -> None:
+        path = self._out / digest
+        topic = self._post.topics.chunk(self._post.identity.address, digest)
+        for index in indices:
+            try:
+                transfer, data = await asyncio.to_thread(_read_chunk, path, digest, index)
+            except FileNotFoundError:
+                return  # withdrawn meanwhile
+            await self._post.bus.publish(topic, pack_chunk(transfer, index, data), expiry_s=60)
+
+    async def offer(self, payload: bytes) -> Transfer:
+        """Hold `payload` ready for whoever is told of it. Offering again changes nothing."""
+        transfer = describe(payload)
+        await asyncio.to_thread(_write_whole, self._out / transfer.digest, payload)
+        return transfer
+
+    async def withdraw(self, transfer: Transfer) -> None:
+        """Answer no more fetches of it."""
+        await asyncio.to_thread((self._out / transfer.digest).unlink, missing_ok=True)
+
+    async def fetch(self, holder: Address, transfer: Transfer, *, max_bytes: int, deadline_s: float) -> bytes:
+        """The payload, its digest checked. Asks `holder` until all chunks are here.
+
+        Raises Refused: too_large (before a byte is asked for), missing (deadline), digest_mismatch.
+        """
+        if transfer.length > max_bytes:
+            raise Refused(Reason.TOO_LARGE, f"{transfer.length} bytes announced, at most {max_bytes}")
+        await self._check_room(transfer.length)
+        intake = _Intake(self._in, transfer)
+        topic = self._post.topics.chunk(holder, transfer.digest)
+
+        async def receive(message: BusMessage) -> None:
+            try:
+                await intake.take(message.payload)
+            except PeerError as error:
+                log.warning("chunk refused", topic=message.topic, why=str(error))
+
+        await self._post.bus.subscribe(topic, receive)
+        try:
+            async with asyncio.timeout(deadline_s):
+                while not intake.complete:
+                    await self._ask(holder, transfer, intake)
+                    await intake.progress(STALL_S)
+        except TimeoutError:
+            raise Refused(Reason.MISSING, f"chunks {intake.missing[:3]} of {transfer.digest[:12]}") from None
+        finally:
+            await self._post.bus.unsubscribe(topic)
+        return await asyncio.to_thread(intake.finish)
+
+    async def _ask(self, holder: Address, transfer: Transfer, intake: _Intake) -> None:
+        request = Fetch(transfer.digest, tuple(intake.missing[:CHUNKS_A_REQUEST]))
+        topic = self._post.topics.fetch(holder, self._post.identity.address)
+        await self._post.say(topic, Kind.FETCH, encode(request), expiry_s=10)
+
+    async def _check_room(self, length: int) -> None:
+        used = await asyncio.to_thread(lambda: sum(p.stat().st_size for p in self._in.iterdir()))
+        if used + length > self._max_spool_bytes:
+            raise Refused(Reason.TOO_LARGE, f"the spool holds {used} of {self._max_spool_bytes} bytes")
+
+
+class _Intake:
+    """One transfer on its way in: bytes in a part file, chunk numbers beside it."""
+
+    def __init__(self, folder: Path, transfer: Transfer) -> None:
+        self._part, self._have = folder / f"{transfer.digest}.part", folder / f"{transfer.digest}.have"
+        self._assembly = Assembly(transfer)
+        self._transfer = transfer
+        self._moved = asyncio.Event()
+        if self._part.exists() and self._have.exists():
+            raw = self._have.read_bytes()
+            numbers = (int.from_bytes(raw[i : i + 4], "big") for i in range(0, len(raw) - 3, 4))
+            self._assembly.have.update(n for n in numbers if n < transfer.chunks)
+        else:
+            self._part.write_bytes(b"")
+            self._have.write_bytes(b"")
+
+    @property
+    def complete(self) -> bool:
+        return self._assembly.complete
+
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        return self._assembly.missing
+
+    async def take(self, message: bytes) -> None:
+        accepted = self._assembly.accept(message)
+        if accepted is not None:
+            offset, data = accepted
+            await asyncio.to_thread(self._write, offset, data)
+        self._moved.set()
+
+    def _write(self, offset: int, data: bytes) -> None:
+        with self._part.open("r+b") as part:
+            part.seek(offset)
+            part.write(data)
+        with self._have.open("ab") as have:
+            have.write((offset // CHUNK_BYTES).to_bytes(4, "big"))
+
+    async def progress(self, stall_s: float) -> None:
+        """Return when all is here, or when nothing has come for `stall_s`."""
+        with contextlib.suppress(TimeoutError):
+            while not self.complete:
+                self._moved.clear()
+                async with asyncio.timeout(stall_s):
+                    await self._moved.wait()
+
+    def finish(self) -> bytes:
+        payload = self._part.read_bytes()
+        self._part.unlink()
+        self._have.unlink()
+        if hashlib.sha256(payload).hexdigest() != self._transfer.digest:
+            raise Refused(Reason.DIGEST_MISMATCH, f"transfer {self._transfer.digest[:12]} came in wrong")
+        return payload
+
+
+def describe(payload: bytes) -> Transfer:
+    """The transfer that a payload makes."""
+    return Transfer(hashlib.sha256(payload).hexdigest(), len(payload))
+
+
+def _write_whole(path: Path, payload: bytes) -> None:
+    if path.exists():
+        return
+    scratch = path.with_suffix(".new")
+    scratch.write_bytes(payload)
+    scratch.rename(path)
+
+
+def _read_chunk(path: Path, digest: Digest, index: int) -> tuple[Transfer, bytes]:
+    with path.open("rb") as file:
+        length = file.seek(0, 2)
+        file.seek(index * CHUNK_BYTES)
+        return Transfer(digest, length), file.read(CHUNK_BYTES)
