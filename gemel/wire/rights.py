@@ -1,0 +1,172 @@
+"""Who may do what at the broker, derived from the table in gemel/wire/topics.py.
+
+A party's name at the broker is the common name of its TLS certificate: for the parties of a fleet their address
+(`use_identity_as_username`), for the rest of the plant a name that the operator chose. Everything that is not
+granted here is refused. The broker is a second wall only: signatures, wrapping and the chain are the first
+(docs/security.md).
+
+    reads                    agent            coordinator   custodian        validator     listener
+    context                  x                x             (writes)         x
+    invitation, roster       x                (writes)      x                x
+    commitment/+                              x                              x
+    receipt/<own>            x
+    aggregate                                 (writes)      x                x
+    opened                                    x             (writes)         x
+    candidate                                 (writes)                       x
+    deployment               x                x             x                x             (writes)
+    model                    x                (writes)                       x
+    installed/+                               x                                            x
+    fetch/<own>/+            x                x             x                x             x
+    chunk/<holder>/+         coordinator's,   everybody's   the              everybody's
+                             custodian's                    coordinator's
+
+The custodian never reads an agent's chunks, and agents never read each other's. The twin registry reads all twins
+and agents' words, a dashboard those of the sites it was granted, a source of readings writes its own topics.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+
+from gemel.errors import ConfigError
+from gemel.wire import topics
+from gemel.wire.trust import Trust
+from gemel.wire.types import Address
+
+
+class BusRole(StrEnum):
+    """What a party is at the broker."""
+
+    AGENT = "agent"
+    COORDINATOR = "coordinator"
+    CUSTODIAN = "custodian"
+    VALIDATOR = "validator"
+    LISTENER = "listener"
+    REGISTRY = "registry"  # the twin registry
+    DASHBOARD = "dashboard"
+    SOURCE = "source"  # whatever publishes readings: a PLC, a gateway of the plant, the demo's replay
+
+
+class Party(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One client of the broker. `user` is its certificate's common name."""
+
+    role: BusRole
+    user: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    site: str = ""  # agent: where it stands
+    agent: str = ""  # agent: its name in topics
+    assets: tuple[str, ...] = ()  # agent: the machines whose twins it keeps
+    sites: tuple[str, ...] = ()  # dashboard: the sites whose twins it may see
+    readings: tuple[str, ...] = ()  # agent: topic filters that it listens to; source: those it publishes under
+
+
+class Right(NamedTuple):
+    """A line of an access list."""
+
+    access: Literal["read", "write"]
+    topic_filter: str
+
+
+def fleet_parties(trust: Trust) -> tuple[Party, ...]:
+    """The parties that `trust.json` names: coordinator, custodian, listener, validators."""
+    return (
+        Party(BusRole.COORDINATOR, trust.coordinator.address),
+        Party(BusRole.CUSTODIAN, trust.custodian.address),
+        Party(BusRole.LISTENER, trust.listener),
+        *(Party(BusRole.VALIDATOR, validator.address) for validator in trust.validators),
+    )
+
+
+def rights(party: Party, trust: Trust) -> tuple[Right, ...]:
+    """Everything that `party` may do, and nothing else. Raises ConfigError for a name that is no topic level."""
+    match party.role:
+        case BusRole.REGISTRY:
+            return _reads(topics.ALL_TWINS, topics.ALL_AVAILABILITY, topics.ALL_AGENT_STATUS)
+        case BusRole.DASHBOARD:
+            return _reads(*(f for site in party.sites for f in _words_of(topics.name(site, "site"))))
+        case BusRole.SOURCE:
+            return _writes(*map(_reading, party.readings))
+        case BusRole.AGENT:
+            return _learning_rights(party, trust) + _plant_rights(party)
+        case _:
+            return _learning_rights(party, trust)
+
+
+def acl_text(trust: Trust, plant: Iterable[Party]) -> str:
+    """A mosquitto acl_file for the fleet's own parties and those of the plant.
+
+    Only `user` blocks: a `pattern` line would hold for everybody with a certificate, dashboards included.
+    Raises ConfigError where a user comes twice.
+    """
+    parties = (*fleet_parties(trust), *plant)
+    blocks = [f"# Rights of fleet {trust.fleet}, task {trust.task}; what is not granted is refused. Generated.\n"]
+    seen: set[str] = set()
+    for party in parties:
+        if party.user in seen:
+            raise ConfigError("broker rights", party.user, "each user once, with one role")
+        seen.add(party.user)
+        lines = "".join(f"topic {access} {topic_filter}\n" for access, topic_filter in rights(party, trust))
+        blocks.append(f"# {party.role}{f' {party.agent}' if party.agent else ''}\nuser {party.user}\n{lines}")
+    return "\n".join(blocks)
+
+
+def _learning_rights(party: Party, trust: Trust) -> tuple[Right, ...]:
+    of = topics.Learning(trust.fleet, trust.task)
+    own: Address = party.user
+    anybody = _reads(of.fetch(own)) + _writes(of.fetch("+", own), of.chunk(own, "+"))
+    coordinator, custodian = (of.chunk(holder.address, "+") for holder in (trust.coordinator, trust.custodian))
+    match party.role:
+        case BusRole.AGENT:
+            reads = _reads(of.context, of.invitation, of.roster, of.receipt(own), of.deployment, of.model)
+            writes = _writes(of.commitment(own), of.installed(own))
+            return reads + _reads(coordinator, custodian) + writes + anybody
+        case BusRole.COORDINATOR:
+            reads = _reads(of.context, of.commitment(), of.opened, of.deployment, of.installed(), of.chunk("+", "+"))
+            writes = _writes(of.invitation, of.roster, of.receipt(), of.aggregate, of.candidate, of.model)
+            return reads + writes + anybody
+        case BusRole.CUSTODIAN:
+            reads = _reads(of.invitation, of.roster, of.aggregate, of.deployment, coordinator)
+            return reads + _writes(of.context, of.opened) + anybody
+        case BusRole.VALIDATOR:
+            round_ = _reads(of.context, of.invitation, of.roster, of.commitment(), of.aggregate, of.opened)
+            return round_ + _reads(of.candidate, of.deployment, of.model, of.chunk("+", "+")) + anybody
+        case BusRole.LISTENER:
+            return _reads(of.installed()) + _writes(of.deployment) + anybody
+    raise ValueError(f"{party.role} takes no part in learning")
+
+
+def _plant_rights(agent: Party) -> tuple[Right, ...]:
+    site, own = topics.name(agent.site, "site"), topics.name(agent.agent, "agent")
+    return _writes(
+        *(topics.twin_state(site, topics.name(asset, "asset")) for asset in agent.assets),
+        topics.agent(site, own, "availability"),
+        topics.agent(site, own, "status"),
+    ) + _reads(*map(_reading, agent.readings))
+
+
+def _words_of(site: str) -> tuple[str, ...]:
+    return (topics.twin_state(site, "+"), topics.agent(site, "+", "availability"), topics.agent(site, "+", "status"))
+
+
+# The plant's own topics: `#` at the end only and not alone, never inside Gemel's or the broker's.
+_READING = re.compile(r"^(?!gemel/|\$|[#+])[^\x00-\x1f#]+(/#)?$")
+
+
+def _reading(topic_filter: str) -> str:
+    if not _READING.fullmatch(topic_filter):
+        raise ConfigError(
+            "broker rights", repr(topic_filter), "a topic filter of the plant, not beginning with gemel/, $, # or +"
+        )
+    return topic_filter
+
+
+def _reads(*filters: str) -> tuple[Right, ...]:
+    return tuple(Right("read", f) for f in filters)
+
+
+def _writes(*filters: str) -> tuple[Right, ...]:
+    return tuple(Right("write", f) for f in filters)

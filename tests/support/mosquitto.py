@@ -1,0 +1,94 @@
+"""A real mosquitto with the plant's own configuration, on a free port of the loopback, for tests."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+EXECUTABLE = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+START_S = 10.0
+
+
+def need_mosquitto() -> str:
+    """Its path; skips the test where it is not installed (which fails in CI)."""
+    if EXECUTABLE is None:
+        pytest.skip("mosquitto is not installed: apt-get install mosquitto")
+    return EXECUTABLE
+
+
+def free_port() -> int:
+    """A port of the loopback that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A running broker."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def reload(self) -> None:
+        """Have it read its access and revocation lists again, and wait until it has."""
+        before = self.log.read_text().count("Reloading config")
+        self.process.send_signal(signal.SIGHUP)
+        _wait(lambda: self.log.read_text().count("Reloading config") > before, "a reload", self)
+
+
+def _wait(condition: Callable[[], bool], what: str, broker: Broker) -> None:
+    until = time.monotonic() + START_S
+    while not condition():
+        if broker.process.poll() is not None or time.monotonic() > until:
+            pytest.fail(f"mosquitto did not come to {what}:\n{broker.log.read_text()}")
+        time.sleep(0.02)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def plant_broker(directory: Path) -> Iterator[Broker]:
+    """Run mosquitto/mosquitto.conf with port, paths and log replaced, and nothing else.
+
+    `directory` holds ca.pem, broker.pem, broker.key, revoked.pem and acl.
+    """
+    executable = need_mosquitto()
+    port, log = free_port(), directory / "mosquitto.log"
+    text = (REPOSITORY / "mosquitto" / "mosquitto.conf").read_text()
+    for pattern, value in {
+        r"^listener \d+$": f"listener {port} 127.0.0.1",
+        r"/etc/mosquitto/gemel/": f"{directory}/",
+        r"^persistence_location .*$": f"persistence_location {directory}/",
+        r"^log_dest .*$": f"log_dest file {log}",
+    }.items():
+        text, count = re.subn(pattern, value, text, flags=re.MULTILINE)
+        assert count, f"mosquitto.conf has no {pattern}"
+    # Started by root it would become another user, who cannot read the test's directory.
+    (directory / "mosquitto.conf").write_text(f"{text}user {getpass.getuser()}\nlog_timestamp true\n")
+    log.touch()
+    process = subprocess.Popen([executable, "-c", directory / "mosquitto.conf"], stderr=subprocess.STDOUT)
+    broker = Broker(port, process, log)
+    try:
+        _wait(lambda: _listens(port), "listening", broker)
+        yield broker
+    finally:
+        process.terminate()
+        process.wait(10)

@@ -1,0 +1,66 @@
+"""Keys and parties that several tests use: a fleet with three validators and agents in two sites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gemel.wire.boxes import box_key
+from gemel.wire.identity import Identity
+from gemel.wire.messages import Collector
+from gemel.wire.rights import BusRole, Party, acl_text
+from gemel.wire.trust import Trust
+
+REGISTRY = "0x" + "ab" * 20
+
+
+def identity(number: int) -> Identity:
+    """A key that is the same in every run."""
+    return Identity(number.to_bytes(32, "big"))
+
+
+COORDINATOR, CUSTODIAN, LISTENER = (identity(n) for n in (1, 2, 3))
+VALIDATORS = tuple(identity(n) for n in (11, 12, 13))
+AGENTS = tuple(identity(n) for n in (21, 22))
+
+
+def _collector(of: Identity, number: int) -> Collector:
+    return Collector(of.address, box_key(number.to_bytes(32, "big")))
+
+
+TRUST = Trust(
+    fleet="hydraulics",
+    task="condition",
+    chain_id=1337,
+    registry=REGISTRY,
+    coordinator=_collector(COORDINATOR, 1),
+    custodian=_collector(CUSTODIAN, 2),
+    listener=LISTENER.address,
+    validators=tuple(_collector(v, 11 + n) for n, v in enumerate(VALIDATORS)),
+    quorum=2,
+)
+
+PLANT = (
+    Party(
+        BusRole.AGENT,
+        AGENTS[0].address,
+        site="bonn",
+        agent="gateway-1",
+        assets=("rig-1", "rig-2"),
+        readings=("plant/bonn/rig-1/#", "plant/bonn/rig-2/#"),
+    ),
+    Party(
+        BusRole.AGENT,
+        AGENTS[1].address,
+        site="lyon",
+        agent="gateway-2",
+        assets=("rig-3",),
+        readings=("plant/lyon/+/readings",),
+    ),
+    Party(BusRole.REGISTRY, "twin-registry"),
+    Party(BusRole.DASHBOARD, "wallboard", sites=("bonn",)),
+    Party(BusRole.SOURCE, "plc-7", readings=("plant/bonn/rig-1/#",)),
+)
+
+
+if __name__ == "__main__":  # writes the example that stands in mosquitto/
+    (Path(__file__).parents[2] / "mosquitto" / "acl").write_text(acl_text(TRUST, PLANT))
