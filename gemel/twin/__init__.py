@@ -1,1 +1,1 @@
-"""The digital twin itself: properties, quality, age, versions. Pure; agent and registry both use it."""
+"""The twin itself: what is known of one machine, how old and how good it is. Pure; agent and registry both use it."""

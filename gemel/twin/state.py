@@ -1,0 +1,214 @@
+"""The twin document `gemel.twin/1` and every change that it can undergo.
+
+A twin is a frozen value. A change returns a new twin whose version is one higher; where nothing changes, the same
+twin comes back, so `after is before` says that there is nothing to publish. On the bus it is canonical JSON:
+
+    {"schema": "gemel.twin/1", "site": "north", "asset": "press-1", "version": 42,
+     "properties": {"TS1": {"value": 35.1, "unit": "degC", "quality": "good",
+                            "source_time_ms": 1700000000000, "ingest_time_ms": 1700000000012}},
+     "health": {"cooler": {"condition": "reduced", "confidence": 0.71, "source_time_ms": 1700000000000,
+                           "quality": "good",
+                           "top_inputs": [{"input": "TS1", "weight": 0.41}]}},
+     "model": {"digest": "…64 hex…", "deployment": 3}}
+
+Order is decided by source time, the clock of the machine: a reading that comes late never overwrites a younger
+one. Age is decided by ingest time, our own clock, because a machine's clock may be wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Final, Literal, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from gemel.errors import Malformed
+from gemel.wire.messages import decode, encode
+from gemel.wire.types import Count, Digest, Millis
+
+SCHEMA: Final = "gemel.twin/1"
+MAX_TWIN_BYTES = 1_000_000
+MAX_PROPERTIES = 4096
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+TopicLevel = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]  # as gemel.wire.topics.name
+Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+
+
+class Quality(StrEnum):
+    """How far a value can be trusted, in falling order."""
+
+    GOOD = "good"
+    UNCERTAIN = "uncertain"  # usable, but something about it was made up (a filled gap)
+    BAD = "bad"  # the newest reading was not usable
+    STALE = "stale"  # no reading came within the property's deadline
+
+
+_DOUBT = {quality: rank for rank, quality in enumerate(Quality)}
+
+
+class Property(msgspec.Struct, frozen=True):
+    """The newest reading of one quantity. `value` is None where the source gave nothing that is a number."""
+
+    value: float | None
+    unit: str
+    source_time_ms: Millis
+    ingest_time_ms: Millis
+    quality: Quality
+
+
+class InputWeight(msgspec.Struct, frozen=True):
+    """How much one input weighed in a prediction, as a share of all inputs."""
+
+    input: str
+    weight: Share
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """What the model in use says about one component, from the window that ended at `source_time_ms`."""
+
+    condition: str
+    confidence: Share
+    top_inputs: tuple[InputWeight, ...]
+    source_time_ms: Millis
+    quality: Quality
+
+
+class RunningModel(msgspec.Struct, frozen=True):
+    """Which model speaks in `health`."""
+
+    digest: Digest
+    deployment: Count
+
+
+class Twin(msgspec.Struct, frozen=True):
+    """What is known of one machine. Begin with `blank`."""
+
+    schema: Literal["gemel.twin/1"]
+    site: TopicLevel
+    asset: TopicLevel
+    version: Count
+    properties: Annotated[dict[Name, Property], msgspec.Meta(max_length=MAX_PROPERTIES)]
+    health: Annotated[dict[Name, Diagnosis], msgspec.Meta(max_length=MAX_PROPERTIES)]
+    model: RunningModel | None
+
+
+def blank(site: str, asset: str) -> Twin:
+    """The twin of a machine nothing is known of yet, at version 0."""
+    return Twin(SCHEMA, site, asset, 0, {}, {}, None)
+
+
+class Applied(StrEnum):
+    """What became of a reading."""
+
+    APPLIED = "applied"
+    DUPLICATE = "duplicate"  # a reading of this source time stands already
+    TOO_OLD = "too_old"  # a younger reading stands
+
+
+def apply_reading(twin: Twin, name: str, reading: Property) -> tuple[Twin, Applied]:
+    """The twin after one reading of property `name`; only a reading with a younger source time changes it."""
+    standing = twin.properties.get(name)
+    if standing is not None and reading.source_time_ms == standing.source_time_ms:
+        return twin, Applied.DUPLICATE
+    if standing is not None and reading.source_time_ms < standing.source_time_ms:
+        return twin, Applied.TOO_OLD
+    return _changed(twin, properties={**twin.properties, name: reading}), Applied.APPLIED
+
+
+def distrust(twin: Twin, names: Mapping[str, str], now_ms: Millis) -> Twin:
+    """Mark properties bad because a message about them could not be read. Value and source time stay.
+
+    The ingest time moves, since the source was heard: a garbling source is bad, a silent one becomes stale.
+    `names` maps property to unit; one that the twin has never seen enters without a value, at source time 0.
+    """
+    changed = {
+        name: replace(twin.properties[name], quality=Quality.BAD, ingest_time_ms=now_ms)
+        if name in twin.properties
+        else Property(None, unit, 0, now_ms, Quality.BAD)
+        for name, unit in names.items()
+    }
+    return _changed(twin, properties={**twin.properties, **changed}) if changed else twin
+
+
+def mark_stale(twin: Twin, stale_after_ms: Mapping[str, int], now_ms: Millis) -> Twin:
+    """Mark the properties whose last reading came in longer ago than their deadline; without one none ever is."""
+    stale = {
+        name: replace(standing, quality=Quality.STALE)
+        for name, standing in twin.properties.items()
+        if name in stale_after_ms
+        and standing.quality is not Quality.STALE
+        and now_ms - standing.ingest_time_ms > stale_after_ms[name]
+    }
+    return _changed(twin, properties={**twin.properties, **stale}) if stale else twin
+
+
+def diagnose(twin: Twin, model: RunningModel, health: Mapping[str, Diagnosis]) -> Twin:
+    """Replace health with what `model` says; the diagnoses of another model do not stay beside it."""
+    if twin.model == model and twin.health == health:
+        return twin
+    return _changed(twin, model=model, health=dict(health))
+
+
+def install(twin: Twin, model: RunningModel) -> Twin:
+    """Name the model in use; what its predecessor said is dropped."""
+    return twin if twin.model == model else _changed(twin, model=model, health={})
+
+
+def merge(one: Twin, other: Twin) -> Twin:
+    """What two documents of one machine know together: of each property the younger, of models the later.
+
+    Idempotent, commutative and associative. Raises ValueError for documents of two machines.
+    """
+    if (one.site, one.asset) != (other.site, other.asset):
+        raise ValueError(f"{one.site}/{one.asset} and {other.site}/{other.asset} are two machines")
+    if one.model == other.model:
+        health = _youngest(one.health, other.health)
+    else:
+        health = max(one, other, key=_model_order).health
+    return replace(
+        one,
+        version=max(one.version, other.version),
+        properties=_youngest(one.properties, other.properties),
+        health=health,
+        model=max(one, other, key=_model_order).model,
+    )
+
+
+def to_json(twin: Twin) -> bytes:
+    """Canonical JSON: equal twins give equal bytes."""
+    return encode(twin)
+
+
+def from_json(data: bytes) -> Twin:
+    """Read a twin document; unknown fields are ignored, so that additions do not break older readers.
+
+    Raises Malformed for anything else that is not `gemel.twin/1`, and for more than MAX_TWIN_BYTES.
+    """
+    if len(data) > MAX_TWIN_BYTES:
+        raise Malformed("Twin", f"{len(data)} bytes, at most {MAX_TWIN_BYTES}")
+    return decode(Twin, data)
+
+
+def _changed(twin: Twin, **changes: object) -> Twin:
+    return replace(twin, version=twin.version + 1, **changes)
+
+
+def _model_order(twin: Twin) -> tuple[int, str]:
+    return (twin.model.deployment, twin.model.digest) if twin.model else (-1, "")
+
+
+_Dated = TypeVar("_Dated", Property, Diagnosis)
+
+
+def _youngest(one: Mapping[str, _Dated], other: Mapping[str, _Dated]) -> dict[str, _Dated]:
+    """Of each name the younger; equally old ones are told apart by their bytes, so the order is moot."""
+    names = one.keys() | other.keys()
+    return {name: max((d[name] for d in (one, other) if name in d), key=_age) for name in sorted(names)}
+
+
+def _age(dated: Property | Diagnosis) -> tuple[int, int, int, bytes]:
+    ingest_time_ms = dated.ingest_time_ms if isinstance(dated, Property) else 0
+    return (dated.source_time_ms, ingest_time_ms, _DOUBT[dated.quality], encode(dated))

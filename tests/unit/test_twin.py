@@ -1,0 +1,177 @@
+"""The twin document and its changes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemel.errors import Malformed
+from gemel.twin.state import (
+    MAX_TWIN_BYTES,
+    Applied,
+    Diagnosis,
+    InputWeight,
+    Property,
+    Quality,
+    RunningModel,
+    Twin,
+    apply_reading,
+    blank,
+    diagnose,
+    distrust,
+    from_json,
+    install,
+    mark_stale,
+    merge,
+    to_json,
+)
+from gemel.wire.types import sha256
+
+names = st.sampled_from(["TS1", "TS2", "flow.rate", "9"])
+times = st.integers(0, 5) | st.integers(0, 2**53)  # small ones, so that ties happen
+qualities = st.sampled_from(Quality)
+values = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+readings = st.builds(Property, values, st.sampled_from(["degC", "%"]), times, times, qualities)
+weights = st.builds(InputWeight, names, st.floats(0, 1))
+diagnoses = st.builds(
+    Diagnosis, st.sampled_from(["full", "reduced"]), st.floats(0, 1), st.tuples(weights), times, qualities
+)
+models = st.builds(RunningModel, st.sampled_from([sha256(b"a"), sha256(b"b")]), st.integers(0, 2))
+twins = st.builds(
+    Twin,
+    st.just("gemel.twin/1"),
+    st.just("north"),
+    st.just("press-1"),
+    st.integers(0, 2**53),
+    st.dictionaries(names, readings),
+    st.dictionaries(names, diagnoses),
+    st.none() | models,
+)
+
+
+def good(value: float, at_ms: int, ingest_ms: int | None = None) -> Property:
+    return Property(value, "degC", at_ms, at_ms if ingest_ms is None else ingest_ms, Quality.GOOD)
+
+
+@given(twins)
+def test_json_round_trip_gives_equal_twin_and_equal_bytes(twin: Twin) -> None:
+    assert from_json(to_json(twin)) == twin
+    assert to_json(from_json(to_json(twin))) == to_json(twin)
+
+
+@given(twins)
+def test_merge_with_itself_changes_nothing(twin: Twin) -> None:
+    assert merge(twin, twin) == twin
+
+
+@given(twins, twins)
+def test_merge_does_not_depend_on_the_order_of_its_arguments(one: Twin, other: Twin) -> None:
+    assert to_json(merge(one, other)) == to_json(merge(other, one))
+
+
+@given(twins, twins, twins)
+def test_merge_does_not_depend_on_grouping(a: Twin, b: Twin, c: Twin) -> None:
+    assert merge(merge(a, b), c) == merge(a, merge(b, c))
+
+
+@given(twins, st.lists(st.tuples(names, readings), max_size=20))
+def test_version_rises_by_one_with_every_change_and_not_otherwise(
+    twin: Twin, arriving: list[tuple[str, Property]]
+) -> None:
+    for name, reading in arriving:
+        after, applied = apply_reading(twin, name, reading)
+        assert after.version == twin.version + (applied is Applied.APPLIED)
+        assert (after is twin) == (applied is not Applied.APPLIED)
+        twin = after
+
+
+@given(st.lists(st.tuples(names, readings), max_size=20), st.randoms())
+def test_latest_source_times_stand_whatever_the_order_of_arrival(
+    arriving: list[tuple[str, Property]], random: object
+) -> None:
+    twin = blank("north", "press-1")
+    for name, reading in arriving:
+        twin, _ = apply_reading(twin, name, reading)
+    newest: dict[str, int] = {}
+    for name, reading in arriving:
+        newest[name] = max(newest.get(name, 0), reading.source_time_ms)
+    assert {name: p.source_time_ms for name, p in twin.properties.items()} == newest
+
+
+def test_older_reading_never_overwrites_a_younger_one() -> None:
+    twin, _ = apply_reading(blank("north", "press-1"), "TS1", good(2.0, 200))
+    late, applied = apply_reading(twin, "TS1", good(1.0, 100, ingest_ms=900))
+    assert applied is Applied.TOO_OLD
+    assert late.properties["TS1"].value == 2.0
+    again, applied = apply_reading(twin, "TS1", good(3.0, 200, ingest_ms=900))
+    assert applied is Applied.DUPLICATE
+    assert again.properties["TS1"].value == 2.0
+
+
+def test_silent_property_becomes_stale_by_our_clock_and_recovers() -> None:
+    machine_clock_ms = 5_000_000_000_000  # the source's clock says nothing about its age
+    twin, _ = apply_reading(blank("north", "press-1"), "TS1", good(2.0, machine_clock_ms, ingest_ms=1_000))
+    assert mark_stale(twin, {"TS1": 500}, 1_500) is twin
+    stale = mark_stale(twin, {"TS1": 500}, 1_501)
+    assert stale.properties["TS1"].quality is Quality.STALE
+    assert stale.properties["TS1"].value == 2.0
+    assert mark_stale(stale, {"TS1": 500}, 9_999) is stale
+    assert mark_stale(twin, {}, 9_999_999) is twin
+    fresh, _ = apply_reading(stale, "TS1", good(3.0, machine_clock_ms + 1, ingest_ms=10_000))
+    assert fresh.properties["TS1"].quality is Quality.GOOD
+
+
+def test_distrusted_property_keeps_its_value_and_unknown_one_enters_without_a_value() -> None:
+    twin, _ = apply_reading(blank("north", "press-1"), "TS1", good(2.0, 200))
+    bad = distrust(twin, {"TS1": "degC", "TS2": "%"}, 300)
+    assert bad.version == twin.version + 1
+    assert bad.properties["TS1"] == Property(2.0, "degC", 200, 300, Quality.BAD)
+    assert bad.properties["TS2"] == Property(None, "%", 0, 300, Quality.BAD)
+    recovered, _ = apply_reading(bad, "TS2", Property(9.0, "%", 1, 400, Quality.GOOD))
+    assert recovered.properties["TS2"].quality is Quality.GOOD
+
+
+def test_health_of_the_previous_model_does_not_stay_beside_the_new_one() -> None:
+    old, new = RunningModel(sha256(b"a"), 1), RunningModel(sha256(b"b"), 2)
+    health = {"cooler": Diagnosis("full", 0.7, (InputWeight("TS1", 0.5),), 100, Quality.GOOD)}
+    twin = diagnose(blank("north", "press-1"), old, health)
+    assert diagnose(twin, old, health) is twin
+    swapped = install(twin, new)
+    assert (swapped.model, swapped.health) == (new, {})
+    assert merge(swapped, twin).health == {}
+
+
+def test_documents_of_two_machines_do_not_merge() -> None:
+    with pytest.raises(ValueError, match="two machines"):
+        merge(blank("north", "press-1"), blank("north", "press-2"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b" " * (MAX_TWIN_BYTES + 1),
+        to_json(blank("north", "press-1")).replace(b"twin/1", b"twin/2"),
+        to_json(blank("north", "press-1")).replace(b'"press-1"', b'"Press/1"'),
+        to_json(blank("north", "press-1")).replace(b'"version":0', b'"version":-1'),
+        to_json(blank("north", "press-1")).replace(b'"version":0', b'"version":NaN'),
+    ],
+)
+def test_anything_but_a_twin_document_is_malformed(data: bytes) -> None:
+    with pytest.raises(Malformed):
+        from_json(data)
+
+
+@given(st.binary())
+def test_arbitrary_bytes_are_malformed_and_nothing_else(data: bytes) -> None:
+    with pytest.raises(Malformed):
+        from_json(data)
+
+
+def test_additions_of_a_later_minor_form_are_ignored() -> None:
+    document = to_json(blank("north", "press-1")).replace(b"{", b'{"added":{"deep":[1,2]},', 1)
+    assert from_json(document) == blank("north", "press-1")
