@@ -1,0 +1,138 @@
+"""The one place that knows how TenSEAL and SEAL write things down.
+
+Ciphertexts leave this module as words (see frames.py) and enter it as words that `check_frame` has passed. The
+serialised forms that TenSEAL's public functions take are built here from a ciphertext made on the spot, so no byte
+of them, words apart, ever comes from outside.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import tenseal as ts
+import tenseal.sealapi  # registers the types that a context's parameters consist of
+import zstandard
+
+from gemel.errors import ConfigError, Refused
+from gemel.sealing.budget import KEY_MODULUS, MODULUS, RING_DEGREE, Budget
+from gemel.sealing.frames import Words
+from gemel.sealing.packing import Integers
+from gemel.wire.reasons import Reason
+
+_SEAL_HEAD = struct.Struct("<HBBBBHQ")  # magic, header bytes, version major and minor, compression, reserved, size
+_UNCOMPRESSED, _ZSTD = 0, 2
+_WORDS_BYTES = 2 * RING_DEGREE * 8
+
+
+def create_context(budget: Budget) -> ts.Context:
+    """A fresh key pair for one round."""
+    return ts.context(
+        ts.SCHEME_TYPE.BFV,
+        RING_DEGREE,
+        plain_modulus=budget.plain_modulus,
+        coeff_mod_bit_sizes=[MODULUS.bit_length(), KEY_MODULUS.bit_length()],
+        encryption_type=ts.ENCRYPTION_TYPE.ASYMMETRIC,
+    )
+
+
+def public_bytes(context: ts.Context) -> bytes:
+    """Parameters and public key; neither the secret key nor keys for operations that a sum does not need."""
+    return bytes(
+        context.serialize(save_public_key=True, save_secret_key=False, save_galois_keys=False, save_relin_keys=False)
+    )
+
+
+def secret_bytes(context: ts.Context) -> bytes:
+    """Parameters and secret key: for the custodian's own store only."""
+    return bytes(
+        context.serialize(save_public_key=False, save_secret_key=True, save_galois_keys=False, save_relin_keys=False)
+    )
+
+
+def load_context(data: bytes, budget: Budget) -> ts.Context:
+    """A context with exactly the budget's parameters, or Refused(malformed).
+
+    `data` goes to TenSEAL's own parser: check first that the custodian signed its digest.
+    """
+    try:
+        context = ts.context_from(data)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise Refused(Reason.MALFORMED, f"not a sealing context: {error}") from error
+    parameters = context.seal_context().data.key_context_data().parms()
+    moduli = tuple(modulus.value() for modulus in parameters.coeff_modulus())
+    given = (parameters.poly_modulus_degree(), moduli, parameters.plain_modulus().value())
+    if given != (RING_DEGREE, (MODULUS, KEY_MODULUS), budget.plain_modulus):
+        raise Refused(Reason.MALFORMED, f"the context's parameters {given} are not those of the policy")
+    return context
+
+
+def load_public(data: bytes, budget: Budget) -> ts.Context:
+    """`load_context` for everybody but the custodian. Raises ConfigError if there is a secret key in it."""
+    context = load_context(data, budget)
+    if context.is_private() or context.has_secret_key():
+        raise ConfigError("sealing context", "secret key", "only the custodian may hold it; give the public context")
+    if not context.has_public_key():
+        raise Refused(Reason.MALFORMED, "the context has no public key")
+    return context
+
+
+def encrypt(context: ts.Context, slots: Integers) -> ts.BFVVector:
+    """One ciphertext of 4096 slots, with the context's public key and the operating system's randomness."""
+    return ts.bfv_vector(context, slots)
+
+
+def decrypt(context: ts.Context, vector: ts.BFVVector) -> Integers:
+    """The 4096 slots, each in -t/2..t/2. The context must have the secret key; TenSEAL raises ValueError if not."""
+    return np.array(vector.decrypt(context.secret_key()), np.int64)
+
+
+def words_of(vector: ts.BFVVector) -> Words:
+    """The coefficients of a ciphertext that this process made."""
+    _, body = _split(bytes(vector.serialize()))
+    return np.frombuffer(body, "<u8", 2 * RING_DEGREE, len(body) - _WORDS_BYTES).reshape(2, RING_DEGREE)
+
+
+class Loader:
+    """Turns words that `check_frame` has passed back into ciphertexts of one context."""
+
+    def __init__(self, context: ts.Context) -> None:
+        self._context = context
+        head, body = _split(bytes(encrypt(context, np.zeros(RING_DEGREE, np.int64)).serialize()))
+        magic, head_bytes, major, minor, _, reserved, _ = _SEAL_HEAD.unpack(head)
+        total = _SEAL_HEAD.size + len(body)
+        seal_head = _SEAL_HEAD.pack(magic, head_bytes, major, minor, _UNCOMPRESSED, reserved, total)
+        sizes = _varint(RING_DEGREE)
+        # protobuf of TenSEAL's BFVVector: field 1 packed `sizes`, field 2 one ciphertext
+        self._prefix = (
+            b"\x0a" + _varint(len(sizes)) + sizes + b"\x12" + _varint(total) + seal_head + body[:-_WORDS_BYTES]
+        )
+
+    def vector(self, words: Words) -> ts.BFVVector:
+        """The ciphertext with these coefficients."""
+        return ts.bfv_vector_from(self._context, self._prefix + words.astype("<u8").tobytes())
+
+
+def _split(serialised: bytes) -> tuple[bytes, bytes]:
+    """SEAL's header and uncompressed members out of TenSEAL's serialisation of one ciphertext of our own making."""
+    sizes = _varint(RING_DEGREE)
+    lead = b"\x0a" + _varint(len(sizes)) + sizes + b"\x12"
+    ciphertext = serialised[len(lead) :]
+    while ciphertext[0] & 0x80:  # the varint that gives the ciphertext's length
+        ciphertext = ciphertext[1:]
+    ciphertext = ciphertext[1:]
+    head = ciphertext[: _SEAL_HEAD.size]
+    compression, size = _SEAL_HEAD.unpack(head)[4], _SEAL_HEAD.unpack(head)[6]
+    if not serialised.startswith(lead) or compression != _ZSTD or size != len(ciphertext):
+        raise RuntimeError("this TenSEAL writes ciphertexts in a form that Gemel does not know")
+    return head, zstandard.ZstdDecompressor().decompressobj().decompress(ciphertext[_SEAL_HEAD.size :])
+
+
+def _varint(number: int) -> bytes:
+    """Protobuf's base-128 integer."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)

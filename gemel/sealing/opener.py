@@ -1,0 +1,109 @@
+"""Opens sums with the round's secret key (scheme bfv-packed). Only custodian/ imports this module.
+
+The worker functions for the custodian's process pool, `create_key` and `open_sum`, stand here and not in work.py,
+so that no other service can reach them.
+
+A key as bytes, little-endian: magic b"GKEY", version 1, reserved 3, parameters u32, lengths u32 of policy and public
+context | policy (JSON) | public context | secret context.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import tenseal as ts
+
+from gemel.errors import Malformed, Refused
+from gemel.sealing.bfv import Loader, create_context, decrypt, load_context, public_bytes, secret_bytes
+from gemel.sealing.budget import budget_of
+from gemel.sealing.frames import FrameKind, FrameShape, OpenedSum, check_frame, frame_words
+from gemel.wire.messages import SealingPolicy, decode, encode
+from gemel.wire.reasons import Reason
+from gemel.wire.types import sha256
+
+_HEAD = struct.Struct("<4sB3sIII")
+_MAGIC, _VERSION = b"GKEY", 1
+
+
+class Opener:
+    """Implements OpenerPort. Made by `create` for a round, or by `from_bytes` after a restart."""
+
+    def __init__(self, policy: SealingPolicy, parameters: int, public: bytes, secret: bytes) -> None:
+        """Raises ConfigError for a policy over budget, Malformed if `secret` holds no secret key."""
+        self._budget = budget_of(policy, parameters)
+        self._budget.check()
+        self._public, self._secret = public, secret
+        self._context: ts.Context | None = load_context(secret, self._budget)
+        if not self._context.has_secret_key():
+            raise Malformed("sealing key", "there is no secret key in it")
+
+    @classmethod
+    def create(cls, policy: SealingPolicy, parameters: int) -> Opener:
+        """A fresh key for one round. Raises ConfigError for a policy over budget."""
+        budget = budget_of(policy, parameters)
+        budget.check()
+        context = create_context(budget)
+        return cls(policy, parameters, public_bytes(context), secret_bytes(context))
+
+    def public_context(self) -> bytes:
+        """See OpenerPort."""
+        return self._public
+
+    def open(self, sum_body: bytes, contributors: int) -> bytes:
+        """See OpenerPort. Raises Refused as `check_frame`, Malformed for a sum that contributors cannot make."""
+        if self._context is None:
+            raise Refused(Reason.STALE_ROUND, "this round's sealing key is destroyed")
+        shape = FrameShape(self._budget, sha256(self._public), FrameKind.SUM, contributors)
+        check_frame(sum_body, shape)
+        loader = Loader(load_context(self._public, self._budget))
+        slots = np.stack([decrypt(self._context, loader.vector(words)) for words in frame_words(sum_body)])
+        opened = OpenedSum(contributors, self._budget.packing.unpack(slots, self._budget.parameters))
+        opened.check_range(self._budget.policy)
+        return opened.pack(self._budget.policy)
+
+    def to_bytes(self) -> bytes:
+        """See OpenerPort. Raises Refused(stale_round) once destroyed."""
+        if self._context is None:
+            raise Refused(Reason.STALE_ROUND, "this round's sealing key is destroyed")
+        policy = encode(self._budget.policy)
+        head = _HEAD.pack(_MAGIC, _VERSION, b"\0\0\0", self._budget.parameters, len(policy), len(self._public))
+        return head + policy + self._public + self._secret
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Opener:
+        """The opener that `to_bytes` wrote down. Raises Malformed."""
+        if len(data) < _HEAD.size:
+            raise Malformed("sealing key", "too short")
+        magic, version, _, parameters, policy_bytes, public_bytes_ = _HEAD.unpack_from(data)
+        if magic != _MAGIC or version != _VERSION:
+            raise Malformed("sealing key", "magic or version is not ours")
+        public_start = _HEAD.size + policy_bytes
+        secret_start = public_start + public_bytes_
+        policy = decode(SealingPolicy, data[_HEAD.size : public_start])
+        return cls(policy, parameters, data[public_start:secret_start], data[secret_start:])
+
+    def destroy(self) -> None:
+        """See OpenerPort. SEAL wipes what it frees; Python's copies of the bytes are only dropped."""
+        self._context = None
+        self._secret = b""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundKey:
+    """A round's key as bytes: `secret` for the custodian's own store, `public_context` for everybody."""
+
+    secret: bytes
+    public_context: bytes
+
+
+def create_key(policy: SealingPolicy, parameters: int) -> RoundKey:
+    """Worker function: a fresh key for one round."""
+    opener = Opener.create(policy, parameters)
+    return RoundKey(opener.to_bytes(), opener.public_context())
+
+
+def open_sum(secret: bytes, sum_body: bytes, contributors: int) -> bytes:
+    """Worker function: `Opener.open` with a stored key."""
+    return Opener.from_bytes(secret).open(sum_body, contributors)

@@ -1,0 +1,50 @@
+"""Adds sealed updates without being able to open any (scheme bfv-packed)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import tenseal as ts
+
+from gemel.errors import Refused
+from gemel.sealing.bfv import Loader, load_public, words_of
+from gemel.sealing.budget import budget_of
+from gemel.sealing.frames import FrameKind, FrameShape, check_frame, frame_words, pack_frame
+from gemel.wire.messages import SealingPolicy
+from gemel.wire.reasons import Reason
+from gemel.wire.types import sha256
+
+
+class Summer:
+    """Implements SummerPort. Holds one ciphertext a chunk, however many updates are added."""
+
+    def __init__(self, context: bytes, policy: SealingPolicy, parameters: int) -> None:
+        """Raises ConfigError for a policy over budget or a context with a secret key, Refused for a wrong context."""
+        budget = budget_of(policy, parameters)
+        budget.check()
+        self._loader = Loader(load_public(context, budget))
+        self._shape = FrameShape(budget, sha256(context))
+        self._sums: list[ts.BFVVector] = []
+        self.contributors = 0
+
+    def add(self, body: bytes) -> None:
+        """See SummerPort. Raises ValueError past the policy's number of contributors."""
+        limit = self._shape.budget.policy.contributors
+        if self.contributors >= limit:
+            raise ValueError(f"the policy allows {limit} contributors")
+        check_frame(body, self._shape)
+        vectors = [self._loader.vector(words) for words in frame_words(body)]
+        if self._sums:
+            try:
+                vectors = [total + vector for total, vector in zip(self._sums, vectors, strict=True)]
+            except RuntimeError as error:  # SEAL: the sum would hide nothing, so somebody sent another's negative
+                raise Refused(Reason.PLAINTEXT, f"the sum would lie open: {error}") from error
+        self._sums = vectors
+        self.contributors += 1
+
+    def sum(self) -> bytes:
+        """See SummerPort."""
+        if not self._sums:
+            raise ValueError("nothing has been added")
+        shape = replace(self._shape, kind=FrameKind.SUM, contributors=self.contributors)
+        return pack_frame(shape, (words_of(vector) for vector in self._sums))
