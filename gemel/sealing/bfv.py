@@ -1,6 +1,6 @@
 """The one place that knows how TenSEAL and SEAL write things down.
 
-Ciphertexts leave this module as words (see frames.py) and enter it as words that `check_frame` has passed. The
+Ciphertexts leave this module as words (see frames.py) and enter it as words that `check_body` has passed. The
 serialised forms that TenSEAL's public functions take are built here from a ciphertext made on the spot, so no byte
 of them, words apart, ever comes from outside.
 """
@@ -50,8 +50,8 @@ def secret_bytes(context: ts.Context) -> bytes:
     )
 
 
-def load_context(data: bytes, budget: Budget) -> ts.Context:
-    """A context with exactly the budget's parameters, or Refused(malformed).
+def load_context(data: bytes) -> ts.Context:
+    """A context with this room's ring and moduli, or Refused(malformed).
 
     `data` goes to TenSEAL's own parser: check first that the custodian signed its digest.
     """
@@ -59,22 +59,28 @@ def load_context(data: bytes, budget: Budget) -> ts.Context:
         context = ts.context_from(data)
     except (ValueError, RuntimeError, TypeError) as error:
         raise Refused(Reason.MALFORMED, f"not a sealing context: {error}") from error
-    parameters = context.seal_context().data.key_context_data().parms()
-    moduli = tuple(modulus.value() for modulus in parameters.coeff_modulus())
-    given = (parameters.poly_modulus_degree(), moduli, parameters.plain_modulus().value())
-    if given != (RING_DEGREE, (MODULUS, KEY_MODULUS), budget.plain_modulus):
-        raise Refused(Reason.MALFORMED, f"the context's parameters {given} are not those of the policy")
+    parameters = _parameters(context)
+    moduli = [modulus.value() for modulus in parameters.coeff_modulus()]
+    if parameters.poly_modulus_degree() != RING_DEGREE or moduli != [MODULUS, KEY_MODULUS]:
+        raise Refused(Reason.MALFORMED, f"a context of degree {parameters.poly_modulus_degree()}, moduli {moduli}")
     return context
 
 
-def load_public(data: bytes, budget: Budget) -> ts.Context:
+def load_public(data: bytes) -> ts.Context:
     """`load_context` for everybody but the custodian. Raises ConfigError if there is a secret key in it."""
-    context = load_context(data, budget)
+    context = load_context(data)
     if context.is_private() or context.has_secret_key():
         raise ConfigError("sealing context", "secret key", "only the custodian may hold it; give the public context")
     if not context.has_public_key():
         raise Refused(Reason.MALFORMED, "the context has no public key")
     return context
+
+
+def check_modulus(context: ts.Context, budget: Budget) -> None:
+    """Raises Refused(malformed) unless the context was made for this budget's plain modulus."""
+    given = _parameters(context).plain_modulus().value()
+    if given != budget.plain_modulus:
+        raise Refused(Reason.MALFORMED, f"a context for t = {given}, the policy needs {budget.plain_modulus}")
 
 
 def encrypt(context: ts.Context, slots: Integers) -> ts.BFVVector:
@@ -94,7 +100,7 @@ def words_of(vector: ts.BFVVector) -> Words:
 
 
 class Loader:
-    """Turns words that `check_frame` has passed back into ciphertexts of one context."""
+    """Turns words that `check_body` has passed back into ciphertexts of one context."""
 
     def __init__(self, context: ts.Context) -> None:
         self._context = context
@@ -126,6 +132,10 @@ def _split(serialised: bytes) -> tuple[bytes, bytes]:
     if not serialised.startswith(lead) or compression != _ZSTD or size != len(ciphertext):
         raise RuntimeError("this TenSEAL writes ciphertexts in a form that Gemel does not know")
     return head, zstandard.ZstdDecompressor().decompressobj().decompress(ciphertext[_SEAL_HEAD.size :])
+
+
+def _parameters(context: ts.Context) -> tenseal.sealapi.EncryptionParameters:
+    return context.seal_context().data.key_context_data().parms()
 
 
 def _varint(number: int) -> bytes:

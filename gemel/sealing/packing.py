@@ -38,7 +38,7 @@ def quantise(update: Vector, residual: Vector, *, clip: float, bits: int, share:
     """Clip `update` to ± clip, scale it by `share` (n_k / weight_cap), add the last residual and round to integers.
 
     One integer step is clip / qmax. Rounding is to the nearest step, ties to even, so equal inputs give equal
-    frames' contents. The residual returned belongs into the next call once this update has entered a model: over
+    integers. The residual returned belongs into the next call once this update has entered a model: over
     rounds nothing is lost but what was clipped. Raises ValueError for other shapes or values that are not finite.
     """
     if update.ndim != 1 or residual.shape != update.shape:

@@ -48,11 +48,11 @@ class OpenerPort(Protocol):
     """The custodian's side: the secret key of one round."""
 
     def public_context(self) -> bytes:
-        """What agents seal with; named by its SHA-256 in every frame."""
+        """What agents seal with; named by its SHA-256 in every sealed body."""
         ...
 
     def open(self, sum_body: bytes, contributors: int) -> bytes:
-        """The opened sum's bytes (frames.OpenedSum). Refuses single updates and whatever is not a frame of this key.
+        """The opened sum's bytes (frames.OpenedSum). Refuses single updates and whatever was not sealed for this key.
 
         Whether a sum may be opened at all (confirmed on chain, enough owners, once) is for the custodian to decide.
         """
