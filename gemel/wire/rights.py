@@ -56,7 +56,7 @@ class Party(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One client of the broker. `user` is its certificate's common name."""
 
     role: BusRole
-    user: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    user: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
     site: str = ""  # agent: where it stands
     agent: str = ""  # agent: its name in topics
     assets: tuple[str, ...] = ()  # agent: the machines whose twins it keeps

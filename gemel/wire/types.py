@@ -12,10 +12,10 @@ from typing import Annotated
 
 import msgspec
 
-Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
-Address = Annotated[str, msgspec.Meta(pattern=r"^0x[0-9a-f]{40}$")]
-BoxKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
-Signature = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{130}$")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Address = Annotated[str, msgspec.Meta(pattern=r"^0x[0-9a-f]{40}\Z")]
+BoxKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Signature = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{130}\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Millis = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Ppm = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]

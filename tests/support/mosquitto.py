@@ -44,18 +44,26 @@ class Broker:
     process: subprocess.Popen[bytes]
     log: Path
 
+    def said(self, text: str) -> int:
+        """How often `text` stands in its log."""
+        return self.log.read_text().count(text)
+
+    def wait_until_said(self, text: str, times: int) -> None:
+        """Fails the test if its log does not come to say `text` so often."""
+        _wait(lambda: self.said(text) >= times, f"say {text!r}", self)
+
     def reload(self) -> None:
         """Have it read its access and revocation lists again, and wait until it has."""
-        before = self.log.read_text().count("Reloading config")
+        before = self.said("Reloading config")
         self.process.send_signal(signal.SIGHUP)
-        _wait(lambda: self.log.read_text().count("Reloading config") > before, "a reload", self)
+        self.wait_until_said("Reloading config", before + 1)
 
 
 def _wait(condition: Callable[[], bool], what: str, broker: Broker) -> None:
     until = time.monotonic() + START_S
     while not condition():
         if broker.process.poll() is not None or time.monotonic() > until:
-            pytest.fail(f"mosquitto did not come to {what}:\n{broker.log.read_text()}")
+            pytest.fail(f"mosquitto did not {what}:\n{broker.log.read_text()}")
         time.sleep(0.02)
 
 
@@ -82,12 +90,12 @@ def plant_broker(directory: Path) -> Iterator[Broker]:
         text, count = re.subn(pattern, value, text, flags=re.MULTILINE)
         assert count, f"mosquitto.conf has no {pattern}"
     # Started by root it would become another user, who cannot read the test's directory.
-    (directory / "mosquitto.conf").write_text(f"{text}user {getpass.getuser()}\nlog_timestamp true\n")
+    (directory / "mosquitto.conf").write_text(f"{text}user {getpass.getuser()}\nlog_type information\n")
     log.touch()
     process = subprocess.Popen([executable, "-c", directory / "mosquitto.conf"], stderr=subprocess.STDOUT)
     broker = Broker(port, process, log)
     try:
-        _wait(lambda: _listens(port), "listening", broker)
+        _wait(lambda: _listens(port), "listen", broker)
         yield broker
     finally:
         process.terminate()
