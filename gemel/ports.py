@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from gemel.twin.state import Twin
 from gemel.wire.types import Address, BoxKey, Count, Digest, Millis, Ppm, Signature
 
 # --- Clock ------------------------------------------------------------------------------------
@@ -146,6 +147,81 @@ class Records(Protocol):
 
     async def drop(self, kind: str, key: str) -> None:
         """Remove; missing is fine."""
+        ...
+
+
+# --- Twins ------------------------------------------------------------------------------------
+
+
+class TwinEntry(msgspec.Struct, frozen=True):
+    """One line of the list of twins."""
+
+    site: str
+    asset: str
+    version: Count
+    received_ms: Millis
+
+
+class TwinRevision(msgspec.Struct, frozen=True):
+    """A twin as it stood when the registry received it."""
+
+    received_ms: Millis
+    twin: Twin
+
+
+class AgentEntry(msgspec.Struct, frozen=True):
+    """What an agent last said of itself: `online` or `offline`, and its status document."""
+
+    site: str
+    name: str
+    availability: str | None
+    status: msgspec.Raw | None
+    received_ms: Millis
+
+
+class TwinStore(Protocol):
+    """Every twin as it stands, and its revisions. What `put` has returned from is committed.
+
+    Calls that come together share one commit, so many callers at once are cheap. Every method raises
+    StoreUnavailable where the store cannot be reached, read or written.
+    """
+
+    async def put(self, twin: Twin, received_ms: Millis) -> bool:
+        """Store a revision; False, and nothing changed, where it does not supersede what stands.
+
+        Raises Refused(too_large) for a new machine beyond the store's bound. The oldest revisions beyond the bound
+        of a machine go.
+        """
+        ...
+
+    async def twins(self) -> Sequence[TwinEntry]:
+        """All twins, by site and asset."""
+        ...
+
+    async def twin(self, site: str, asset: str) -> TwinRevision | None:
+        """The twin as it stands."""
+        ...
+
+    async def history(
+        self, site: str, asset: str, *, from_ms: Millis, to_ms: Millis, limit: int
+    ) -> Sequence[TwinRevision]:
+        """At most `limit` revisions received in [from_ms, to_ms), oldest first."""
+        ...
+
+    async def put_agent(
+        self,
+        site: str,
+        name: str,
+        *,
+        availability: str | None = None,
+        status: bytes | None = None,
+        received_ms: Millis,
+    ) -> None:
+        """Keep what an agent says of itself; what is None stays as it was. Raises as `put`."""
+        ...
+
+    async def agents(self) -> Sequence[AgentEntry]:
+        """All agents, by site and name."""
         ...
 
 

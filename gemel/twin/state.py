@@ -177,6 +177,17 @@ def merge(one: Twin, other: Twin) -> Twin:
     )
 
 
+def supersedes(new: Twin, standing: Twin | None) -> bool:
+    """Whether a document that came in replaces the one that stands.
+
+    A higher version does. So does an agent that lost its state and counts from the beginning again: its document has
+    heard younger readings. A repetition of what stands, or of something older, does not.
+    """
+    if standing is None or new.version > standing.version:
+        return True
+    return _heard_ms(new) > _heard_ms(standing)
+
+
 def to_json(twin: Twin) -> bytes:
     """Canonical JSON: equal twins give equal bytes."""
     return encode(twin)
@@ -194,6 +205,10 @@ def from_json(data: bytes) -> Twin:
 
 def _changed(twin: Twin, **changes: object) -> Twin:
     return replace(twin, version=twin.version + 1, **changes)
+
+
+def _heard_ms(twin: Twin) -> int:
+    return max((p.ingest_time_ms for p in twin.properties.values()), default=-1)
 
 
 def _model_order(twin: Twin) -> tuple[int, str]:

@@ -22,6 +22,7 @@ from gemel.twin.state import (
     install,
     mark_stale,
     merge,
+    supersedes,
     to_json,
 )
 from gemel.wire.types import sha256
@@ -143,6 +144,17 @@ def test_health_of_the_previous_model_does_not_stay_beside_the_new_one() -> None
 def test_documents_of_two_machines_do_not_merge() -> None:
     with pytest.raises(ValueError, match="two machines"):
         merge(blank("north", "press-1"), blank("north", "press-2"))
+
+
+def test_document_is_superseded_by_a_higher_version_or_by_an_agent_that_began_anew() -> None:
+    first, _ = apply_reading(blank("north", "press-1"), "TS1", good(2.0, 200))
+    second, _ = apply_reading(first, "TS1", good(3.0, 300))
+    anew, _ = apply_reading(blank("north", "press-1"), "TS1", good(4.0, 400))
+    assert supersedes(first, None)
+    assert supersedes(second, first)
+    assert not supersedes(second, second)
+    assert not supersedes(first, second)
+    assert supersedes(anew, second)
 
 
 @pytest.mark.parametrize(
