@@ -1,7 +1,7 @@
 """Twins and their revisions in one SQLite file.
 
-WAL with synchronous=FULL: a revision is on disk when `put` returns. One connection, used by one thread; callers that
-wait together share a commit (a commit costs milliseconds, a row microseconds).
+A revision is on disk when `put` returns (see sqlite_file). Callers that wait together share a commit, because a
+commit costs milliseconds and a row microseconds.
 """
 
 from __future__ import annotations
@@ -9,20 +9,18 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import msgspec
 
+from gemel.adapters.sqlite_file import SqliteFile
 from gemel.errors import PeerError, Refused, StoreUnavailable
 from gemel.ports import AgentEntry, TwinEntry, TwinRevision
 from gemel.twin.state import Twin, from_json, supersedes, to_json
 from gemel.wire.reasons import Reason
-
-T = TypeVar("T")
 
 MAX_BATCH = 500
 TRIM_EVERY = 64  # revisions of a machine between two removals of its oldest
@@ -53,27 +51,19 @@ class SqliteTwins:
     """ports.TwinStore. Open it with `async with SqliteTwins(path)`; the folder must exist."""
 
     def __init__(self, path: Path, *, max_revisions: int = 10_000, max_machines: int = 20_000) -> None:
-        self._path, self._max_revisions, self._max_machines = path, max_revisions, max_machines
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="twins")
-        self._connection: sqlite3.Connection | None = None
+        self._file = SqliteFile(path, _SCHEMA)
+        self._max_revisions, self._max_machines = max_revisions, max_machines
         self._waiting: list[_Change] = []
         self._committing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        try:
-            self._connection = await self._in_thread(self._open)
-        except BaseException:
-            self._thread.shutdown()
-            raise
+        await self._file.__aenter__()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._connection is not None:
-            await self._in_thread(self._connection.close)
-            self._connection = None
-        self._thread.shutdown()
+        await self._file.__aexit__(exc_type, exc, traceback)
 
     async def put(self, twin: Twin, received_ms: int) -> bool:
         """As ports.TwinStore."""
@@ -134,17 +124,6 @@ class SqliteTwins:
 
     # --- in the store's thread ------------------------------------------------------------------
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, isolation_level=None, timeout=10.0)
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.executescript(_SCHEMA)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
     def _put(self, connection: sqlite3.Connection, twin: Twin, document: bytes, received_ms: int) -> bool:
         machine = (twin.site, twin.asset)
         row = connection.execute(
@@ -169,51 +148,37 @@ class SqliteTwins:
         if machines >= self._max_machines:
             raise Refused(Reason.TOO_LARGE, f"{machines} are kept already")
 
-    def _commit(self, connection: sqlite3.Connection, batch: Sequence[_Change]) -> None:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            for change in batch:
-                change.make(connection)
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            for change in batch:
-                change.error = StoreUnavailable(f"{self._path}: {error}")
-        for change in batch:
-            change.done = True
-
     # --- in the event loop ----------------------------------------------------------------------
 
     async def _change(self, make: Callable[[sqlite3.Connection], object]) -> object:
         """Make a change and commit it, together with those of everybody who waits by now."""
-        connection, change = self._opened(), _Change(make)
+        change = _Change(make)
         self._waiting.append(change)
         while not change.done:
             async with self._committing:
                 if not change.done:
                     batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-                    await self._in_thread(partial(self._commit, connection, batch))
+                    await asyncio.shield(self._commit(batch))  # the batch is not only its leader's
         if change.error is not None:
             raise change.error
         return change.result
 
-    async def _read(self, statement: str, *values: object) -> list[Any]:
-        connection = self._opened()
-        return await self._in_thread(lambda: connection.execute(statement, values).fetchall())
-
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise StoreUnavailable(f"{self._path}: not open")
-        return self._connection
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        # Shielded: once begun, a commit is finished and known, even if the caller is cancelled meanwhile.
-        done = asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _commit(self, batch: Sequence[_Change]) -> None:
         try:
-            return await asyncio.shield(done)
-        except sqlite3.Error as error:
-            raise StoreUnavailable(f"{self._path}: {error}") from error
+            await self._file.change(partial(_make_all, batch))
+        except StoreUnavailable as error:
+            for change in batch:
+                change.error = error
+        for change in batch:
+            change.done = True
+
+    async def _read(self, statement: str, *values: object) -> list[Any]:
+        return await self._file.read(lambda connection: connection.execute(statement, values).fetchall())
+
+
+def _make_all(batch: Sequence[_Change], connection: sqlite3.Connection) -> None:
+    for change in batch:
+        change.make(connection)
 
 
 class _Change:

@@ -32,8 +32,8 @@ SCHEMA: Final = "gemel.twin/1"
 MAX_TWIN_BYTES = 1_000_000
 MAX_PROPERTIES = 4096
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-TopicLevel = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]  # as gemel.wire.topics.name
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+TopicLevel = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]  # as gemel.wire.topics.name
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 
 

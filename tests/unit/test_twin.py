@@ -169,6 +169,7 @@ def test_document_is_superseded_by_a_higher_version_or_by_an_agent_that_began_an
         b" " * (MAX_TWIN_BYTES + 1),
         to_json(blank("north", "press-1")).replace(b"twin/1", b"twin/2"),
         to_json(blank("north", "press-1")).replace(b'"press-1"', b'"Press/1"'),
+        to_json(blank("north", "press-1")).replace(b'"press-1"', b'"press-1\\n"'),
         to_json(blank("north", "press-1")).replace(b'"version":0', b'"version":-1'),
         to_json(blank("north", "press-1")).replace(b'"version":0', b'"version":NaN'),
     ],

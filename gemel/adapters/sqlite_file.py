@@ -1,0 +1,92 @@
+"""One SQLite file, opened for durability and used by one thread of its own.
+
+WAL with synchronous=FULL: what is committed survives a power cut. The event loop never waits for the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from gemel.errors import StoreUnavailable
+
+T = TypeVar("T")
+
+
+class SqliteFile:
+    """`async with SqliteFile(path, schema) as file`; the folder must exist, the schema may be applied again.
+
+    Raises StoreUnavailable where the file cannot be opened, read or written.
+    """
+
+    def __init__(self, path: Path, schema: str) -> None:
+        self.path, self._schema = path, schema
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=path.stem)
+        self._connection: sqlite3.Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._connection = await self._in_thread(self._open)
+        except BaseException:
+            self._thread.shutdown()
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await self._in_thread(connection.close)
+        self._thread.shutdown()
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` returns, outside any transaction."""
+        connection = self._opened()
+        return await self._in_thread(lambda: work(connection))
+
+    async def change(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` returns, in a transaction that is committed then and rolled back when it raises."""
+        connection = self._opened()
+        return await self._in_thread(lambda: _in_transaction(connection, work))
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None, timeout=10.0)  # no implicit transactions
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(self._schema)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreUnavailable(f"{self.path}: not open")
+        return self._connection
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        # Shielded: once begun, a change is finished and known, even if the caller is cancelled meanwhile.
+        done = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        try:
+            return await asyncio.shield(done)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"{self.path}: {error}") from error
+
+
+def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return result
