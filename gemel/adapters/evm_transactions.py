@@ -1,0 +1,115 @@
+"""Sending transactions signed with our own key: nonce, fees, gas, receipt. One `Sender` for each key in a process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import rlp
+from eth_hash.auto import keccak
+
+from gemel.adapters.contract_abi import decode_error
+from gemel.adapters.evm_node import CallReverted, EvmNode, NodeRefused, Receipt
+from gemel.errors import ChainReverted, ChainUnavailable
+from gemel.wire.identity import Identity
+from gemel.wire.types import Address, Digest
+
+RECEIPT_DEADLINE_S = 60.0
+RECEIPT_POLL_S = 0.05
+NONCE_TRIES = 5  # another process with the same key may take a nonce before us
+_TYPE = b"\x02"  # EIP-1559
+_log = logging.getLogger(__name__)
+
+
+class Sender:
+    """Sends with one key. Calls that run at the same time take their nonces one after the other."""
+
+    def __init__(self, node: EvmNode, identity: Identity, chain_id: int) -> None:
+        self._node, self._identity, self._chain_id = node, identity, chain_id
+        self._turn = asyncio.Lock()
+
+    async def send(self, call: str, to: Address | None, data: bytes) -> Receipt:
+        """Send `data` to a contract (or create one) and return the receipt once it is in a block.
+
+        `call` names it in errors. Raises ChainReverted with the contract's error, ChainUnavailable when no node
+        answers or the transaction is in no block after RECEIPT_DEADLINE_S; it may still get into one.
+        """
+        try:
+            async with self._turn:
+                digest = await self._hand_in(to, data)
+            receipt = await self._wait(call, digest)
+            if not receipt.succeeded:  # it held when we estimated, but somebody was faster: ask again for the reason
+                await self._node.estimate_gas(to, data, sender=self._identity.address)
+                raise ChainReverted(call, "Unknown", {"transaction": digest})
+        except CallReverted as error:
+            raise ChainReverted(call, *decode_error(error.data)) from error
+        return receipt
+
+    async def _hand_in(self, to: Address | None, data: bytes) -> Digest:
+        gas = await self._node.estimate_gas(to, data, sender=self._identity.address)
+        head = await self._node.head()
+        tip = await self._node.priority_fee()
+        fee = 2 * head.base_fee_wei + tip  # lasts through six full blocks in a row
+        refusal = ""
+        for _ in range(NONCE_TRIES):
+            nonce = await self._node.next_nonce(self._identity.address)
+            # a quarter above the estimate: other calls may be in the block before ours
+            fields = [self._chain_id, nonce, tip, fee, gas * 5 // 4, _bytes(to), 0, data, []]
+            raw = sign_transaction(fields, self._identity)
+            digest: Digest = keccak(raw).hex()
+            try:
+                await self._node.send(raw)
+            except NodeRefused as error:
+                refusal = str(error)
+                if await self._node.transaction(digest) is None:
+                    if "nonce" not in refusal.lower():
+                        break
+                    _log.debug("nonce %d of %s was taken: %s", nonce, self._identity.address, refusal)
+                    continue
+            return digest
+        raise ChainUnavailable(f"the node at {self._node.rpc_url} takes no transaction: {refusal}")
+
+    async def _wait(self, call: str, digest: Digest) -> Receipt:
+        try:
+            async with asyncio.timeout(RECEIPT_DEADLINE_S):
+                while True:
+                    receipt = await self._node.receipt(digest)
+                    if receipt is not None:
+                        return receipt
+                    await asyncio.sleep(RECEIPT_POLL_S)
+        except TimeoutError as error:
+            raise ChainUnavailable(f"{call}: {digest} is in no block after {RECEIPT_DEADLINE_S:.0f} s") from error
+
+
+def sign_transaction(fields: list[Any], identity: Identity) -> bytes:
+    """An EIP-1559 transaction: chain id, nonce, tip, fee, gas, to, value, data, access list; signed."""
+    signature = identity.sign(keccak(_TYPE + rlp.encode(fields)))
+    r, s, v = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:64], "big"), signature[64] - 27
+    return bytes(_TYPE + rlp.encode([*fields, v, r, s]))
+
+
+def raw_transaction(shown: Mapping[str, Any]) -> bytes:
+    """The bytes of an EIP-1559 transaction from what a node shows of it (web3's names); keccak of it is its hash.
+
+    Nodes need not hand out raw transactions (Besu does not). Raises ValueError if these fields are not all of it.
+    """
+    if shown["type"] != 2:
+        raise ValueError(f"transaction {bytes(shown['hash']).hex()} is of type {shown['type']}, ours are of type 2")
+    access = [[_bytes(each["address"]), [bytes(key) for key in each["storageKeys"]]] for each in shown["accessList"]]
+    signature = [
+        shown.get("yParity", shown["v"]),
+        int.from_bytes(shown["r"], "big"),
+        int.from_bytes(shown["s"], "big"),
+    ]
+    fields = ["chainId", "nonce", "maxPriorityFeePerGas", "maxFeePerGas", "gas"]
+    call = [_bytes(shown["to"]), shown["value"], bytes(shown["input"]), access]
+    raw = bytes(_TYPE + rlp.encode([*(shown[each] for each in fields), *call, *signature]))
+    if keccak(raw) != bytes(shown["hash"]):
+        raise ValueError(f"transaction {bytes(shown['hash']).hex()} does not rebuild to its hash")
+    return raw
+
+
+def _bytes(address: str | None) -> bytes:
+    return bytes.fromhex(address[2:]) if address else b""
