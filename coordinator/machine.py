@@ -334,7 +334,7 @@ def _moves(state: State, *effects: Effect, fields: tuple[str, ...] = ()) -> Call
     return transition
 
 
-def _added(round_: Round, event: SumAdded, now_ms: int) -> Step:
+def _added(round_: Round, event: SumAdded, _now_ms: int) -> Step:
     return replace(round_, updates_root=event.updates_root, sum=event.sum), (AnchorSum(),)
 
 

@@ -74,7 +74,7 @@ class ChainWatch:
         for container in self._parties:
             await container.refresh(self._chain)
 
-    async def reached(self, round_: int, state: RoundState) -> RoundRecord:
+    async def reached(self, round_: int, state: RoundState, *, even_if_ended: bool = False) -> RoundRecord:
         """The round's record once it is at or beyond `state`. Raises RoundEnded if it took another way."""
         while True:
             async with self._changed:
@@ -83,7 +83,7 @@ class ChainWatch:
                 except ChainUnavailable as error:
                     log.warning("chain away", why=str(error))
                     record = None
-                if record is not None and record.state in _ENDED and state not in _ENDED:
+                if record is not None and record.state in _ENDED and not even_if_ended:
                     raise RoundEnded(round_, record.state)
                 if record is not None and record.state >= state:
                     return record

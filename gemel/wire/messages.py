@@ -62,7 +62,7 @@ class Policy(Body, frozen=True):
 
     sealing: SealingPolicy
     training: TrainingPlan
-    minimum_owners: Annotated[int, msgspec.Meta(ge=2, le=1000)]
+    minimum_owners: Annotated[int, msgspec.Meta(ge=3, le=1000)]  # of two, each could subtract its own
     max_frame_bytes: Positive
 
     @property

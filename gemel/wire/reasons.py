@@ -24,6 +24,7 @@ class Reason(StrEnum):
     NO_COMMITMENT = "no_commitment"
     LATE = "late"
     TOO_LARGE = "too_large"
+    TOO_FEW_OWNERS = "too_few_owners"
     OVERWEIGHT = "overweight"  # n_k above the policy's cap, or zero
     PLAINTEXT = "plaintext"
     FORGED_SIZE = "forged_size"

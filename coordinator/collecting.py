@@ -1,0 +1,82 @@
+"""Collecting frames and adding them: each enters the sum whole, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+
+from coordinator import machine
+from coordinator.driver import Driver
+from coordinator.machine import Event, Round
+from coordinator.office import Office
+from gemel.errors import PeerError
+from gemel.exchange import admission, round_work
+from gemel.exchange.post import reason_of
+from gemel.ports import RoundState
+from gemel.wire.envelope import Kind
+from gemel.wire.messages import Aggregate, Entry
+
+GRACE_S = 1.0  # a fetch begun after the deadline (after a crash) gets at least so long
+
+
+async def collect_frames(office: Office, driver: Driver, round_: Round) -> None:
+    """Pull all listed frames side by side; each gets its receipt."""
+    answered = round_.taken | round_.refused.keys()
+    async with asyncio.TaskGroup() as tasks:
+        for device, entry in round_.entries.items():
+            if device not in answered:
+                tasks.create_task(_collect(office, driver, round_, entry), name=f"collect {device}")
+
+
+async def _collect(office: Office, driver: Driver, round_: Round, entry: Entry) -> None:
+    assert round_.context is not None
+    left_s = max(GRACE_S, (round_.reveal_until_ms - office.post.clock.now_ms()) / 1000)
+    event: Event
+    try:
+        wrapped = await office.transfers.fetch(
+            entry.device, entry.transfer, max_bytes=entry.transfer.length, deadline_s=left_s
+        )
+        frame = admission.open_frame(wrapped, entry, office.terms(round_), office.box_secret)
+        await office.workers.run(
+            round_work.check_body, frame, office.policy.sealing, office.task.manifest.size, round_.context.digest
+        )
+        await office.folder(round_).write_frame(entry.device, frame)
+        error, event = None, machine.FrameTaken(entry.device)
+    except PeerError as refusal:
+        error, event = refusal, machine.FrameRefused(entry.device, reason_of(refusal))
+    await office.receipt(round_.number, entry.device, error)
+    await driver.feed(event)
+
+
+async def add_frames(office: Office, round_: Round) -> Event:
+    """Add the ciphertexts in a worker; order by device, so that validators get the same bytes."""
+    folder = office.folder(round_)
+    frames = [folder.frames / entry.device for entry in round_.included]
+    context = await folder.read("context")
+    total = await office.workers.run(
+        round_work.add_frames, context, office.policy.sealing, office.task.manifest.size, frames
+    )
+    await folder.write("sum", total)
+    return machine.SumAdded(admission.root_of(round_.included), await office.transfers.offer(total))
+
+
+async def anchor_sum(office: Office, round_: Round) -> Event:
+    """Root of the updates and digest of the sum go on chain."""
+    assert round_.sum is not None
+    if (await office.on_chain(round_)).state < RoundState.AGGREGATED:
+        await office.chain.propose_sum(
+            office.name,
+            round_.number,
+            updates_root=round_.updates_root,
+            sum_digest=round_.sum.digest,
+            owners=round_.distinct_owners(round_.taken),
+            weight=sum(e.weight for e in round_.included),
+        )
+    return machine.SumAnchored()
+
+
+async def publish_aggregate(office: Office, round_: Round) -> None:
+    """Tell validators and custodian which frames are in which sum."""
+    assert round_.sum is not None
+    weight = sum(e.weight for e in round_.included)
+    aggregate = Aggregate(round_.included, round_.updates_root, round_.sum, weight)
+    await office.announce(round_, office.post.topics.aggregate, Kind.AGGREGATE, aggregate, "aggregate")

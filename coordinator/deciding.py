@@ -1,0 +1,128 @@
+"""From the confirmed sum to the verdict, the deployment, and the end of the round."""
+
+from __future__ import annotations
+
+import structlog
+from gemel.learning.measuring import Report, examine
+
+from coordinator import machine
+from coordinator.machine import Event, Round
+from coordinator.office import Office
+from gemel.errors import ChainReverted, Refused
+from gemel.exchange import round_work
+from gemel.exchange.chain_watch import RoundEnded
+from gemel.ports import RoundState
+from gemel.wire import boxes, envelope
+from gemel.wire.envelope import Kind
+from gemel.wire.messages import Opened, decode
+from gemel.wire.reasons import Reason
+from gemel.wire.types import ppm, sha256
+
+OPENED_BYTES = 1 << 30
+VOTES_GRACE_S = 10.0  # how long a quorum waits for a vote that is still missing
+
+log = structlog.get_logger(__name__)
+
+
+async def await_confirmation(office: Office, round_: Round) -> Event:
+    """A quorum of validators recomputed the sum."""
+    await office.watch.reached(round_.number, RoundState.CONFIRMED)
+    return machine.SumConfirmed()
+
+
+async def await_opening(office: Office, round_: Round) -> Event:
+    """The custodian's opened sum, wrapped for us, must be the one whose digest it put on chain."""
+    record = await office.watch.reached(round_.number, RoundState.OPENED)
+    message = await office.mailbox.take(Kind.OPENED, round_.number)
+    announced = decode(Opened, message.body)
+    wrapped = await office.transfers.fetch(
+        office.post.trust.custodian.address,
+        announced.transfer,
+        max_bytes=OPENED_BYTES,
+        deadline_s=office.plan.reveal_s,
+    )
+    opened = boxes.unwrap(wrapped, office.box_secret)
+    if sha256(opened) != record.opened:
+        raise Refused(Reason.DIGEST_MISMATCH, "the opened sum is not the one on chain")
+    folder = office.folder(round_)
+    await folder.write("opening", envelope.pack(message))
+    await folder.write("opened", opened)
+    return machine.SumOpened(record.opened)
+
+
+async def measure(office: Office, round_: Round) -> Event:
+    """Compute the candidate, measure and explain it on our own reference set, and propose it."""
+    folder = office.folder(round_)
+    base, opened = await office.blobs.get(round_.base), await folder.read("opened")
+    weights = [entry.weight for entry in round_.included]
+    candidate = await office.workers.run(
+        round_work.candidate_model, base, opened, office.policy.sealing, len(weights), sum(weights)
+    )
+    model = await office.blobs.put(candidate)
+    report: Report = await office.workers.run(
+        examine, office.task_path, candidate, base, str(office.reference), office.plan.seed
+    )
+    await folder.write("explanation.json", report.explanation)
+    await folder.write("measurement.json", report.measurement)
+    if (await office.on_chain(round_)).state < RoundState.MEASURED:
+        await office.chain.propose_candidate(
+            office.name,
+            round_.number,
+            model=model,
+            explanation=sha256(report.explanation),
+            accuracy=ppm(report.accuracy),
+        )
+    return machine.CandidateProposed(model)
+
+
+async def await_verdict(office: Office, round_: Round) -> Event:
+    """Wait for the votes, ask the contract to decide, and read what it decided."""
+    while (await office.on_chain(round_)).state == RoundState.MEASURED:
+        await office.votes.all_of(len(office.validators), round_.number, VOTES_GRACE_S)
+        try:
+            await office.chain.finalise(office.name, round_.number)
+        except ChainReverted as error:
+            log.info("no verdict yet", number=round_.number, why=str(error))
+            await office.post.clock.sleep(1.0)
+    record = await office.on_chain(round_)
+    if record.state in (RoundState.APPROVED, RoundState.DEPLOYED, RoundState.ROLLED_BACK):
+        return machine.Approved(record.deployment, record.accuracy, record.baseline)
+    if record.state == RoundState.REJECTED:
+        reason = await office.votes.reason(round_.number)
+        return machine.Rejected(record.accuracy, record.baseline, reason)
+    raise RoundEnded(round_.number, record.state)
+
+
+async def offer_model(office: Office, round_: Round) -> Event:
+    """The model desk serves whatever is approved; nothing else is needed."""
+    if not await office.blobs.has(round_.model):
+        raise Refused(Reason.MISSING, f"approved model {round_.model[:12]}")
+    return machine.ModelOffered()
+
+
+async def await_deployed(office: Office, round_: Round) -> Event:
+    """The chain listener records the deployment when the agents run it."""
+    try:
+        record = await office.watch.reached(round_.number, RoundState.DEPLOYED)
+    except RoundEnded as ended:
+        if ended.state != RoundState.ROLLED_BACK:
+            raise
+        return machine.WentBack()
+    return machine.AllDeployed() if record.state == RoundState.DEPLOYED else machine.WentBack()
+
+
+async def anchor_abort(office: Office, round_: Round) -> None:
+    """Put the end of the round on chain."""
+    try:
+        await office.chain.abort(office.name, round_.number, reason=round_.reason[:200])
+    except ChainReverted as error:
+        log.warning("abort not recorded", number=round_.number, why=str(error))
+
+
+async def clean_up(office: Office, round_: Round) -> None:
+    """Drop the round's offers and messages, and its ciphertexts where the plan does not keep them."""
+    if round_.sum is not None:
+        await office.transfers.withdraw(round_.sum)
+    await office.mailbox.clear_through(round_.number)
+    if not office.plan.keep_frames:
+        await office.folder(round_).drop_spool()

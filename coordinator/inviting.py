@@ -1,0 +1,134 @@
+"""Beginning a round: M0, the sealing context, the invitation, and the list of commitments."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from gemel.learning.measuring import initial_model
+
+from coordinator import machine
+from coordinator.driver import Driver
+from coordinator.machine import Event, Round, State
+from coordinator.office import Office
+from gemel.errors import IllegalEvent, PeerError, Refused
+from gemel.exchange import admission, round_work
+from gemel.exchange.round_folder import RoundFolder
+from gemel.ports import RoundState
+from gemel.wire import boxes
+from gemel.wire.chunks import Transfer
+from gemel.wire.envelope import Envelope, Kind
+from gemel.wire.messages import Candidate, Context, Invitation, Roster, decode, encode
+from gemel.wire.reasons import Reason
+from gemel.wire.types import Digest
+
+CONTEXT_BYTES = 16 << 20
+
+log = structlog.get_logger(__name__)
+
+
+async def genesis(office: Office) -> Round:
+    """Round 0: make M0, propose it, and let the validators see it."""
+    m0 = await office.workers.run(initial_model, office.task_path, office.plan.seed)
+    model = await office.blobs.put(m0)
+    if (await office.chain.round(office.name, 0)).state == RoundState.NONE:
+        await office.chain.propose_genesis(office.name, model=model, policy=office.policy.digest)
+    wrapped = boxes.wrap(m0, [v.box for v in office.post.trust.validators])
+    body = encode(Candidate(model, await office.transfers.offer(wrapped)))
+    await office.post.say(office.post.topics.candidate, Kind.CANDIDATE, body, policy=office.policy.digest)
+    now_ms = office.post.clock.now_ms()
+    return machine.genesis(model, office.policy.digest, now_ms, now_ms + office.plan.decide_s * 1000)
+
+
+async def begin(office: Office, number: int, base: Digest) -> Round | None:
+    """Open a round on chain and wait for its sealing context; None (and aborted) where none comes."""
+    policy = office.policy
+    await office.watch.refresh_parties()
+    await office.chain.open_round(office.name, number, base=base, policy=policy.digest)
+    began_ms = office.post.clock.now_ms()
+    try:
+        context = await _context(office, number)
+    except (PeerError, TimeoutError) as error:
+        log.warning("no sealing context", number=number, why=str(error))
+        await office.chain.abort(office.name, number, reason="no sealing context")
+        return None
+    commit_until_ms = office.post.clock.now_ms() + office.plan.commit_s * 1000
+    reveal_until_ms = commit_until_ms + office.plan.reveal_s * 1000
+    return Round(
+        number=number,
+        state=State.OPEN,
+        base=base,
+        policy=policy.digest,
+        context=context,
+        expected=min(len(office.agents), policy.sealing.contributors),
+        minimum_owners=policy.minimum_owners,
+        commit_until_ms=commit_until_ms,
+        reveal_until_ms=reveal_until_ms,
+        decide_until_ms=reveal_until_ms + office.plan.decide_s * 1000,
+        entered_ms={State.OPEN: began_ms},
+    )
+
+
+async def _context(office: Office, number: int) -> Transfer:
+    async with asyncio.timeout(office.plan.context_s):
+        announced = await office.mailbox.take(Kind.CONTEXT, number)
+    transfer = decode(Context, announced.body).context
+    custodian = office.post.trust.custodian.address
+    data = await office.transfers.fetch(
+        custodian, transfer, max_bytes=CONTEXT_BYTES, deadline_s=office.plan.context_s
+    )
+    # With a secret key in it we could read updates: the check raises, and this process never uses it.
+    await office.workers.run(round_work.check_context, data, office.policy.sealing, office.task.manifest.size)
+    await RoundFolder(office.state_dir, number).write("context", data)
+    return transfer
+
+
+async def invite(office: Office, round_: Round) -> None:
+    """Tell the agents; the invitation expires with the list."""
+    assert round_.context is not None
+    invitation = Invitation(
+        policy=office.policy,
+        context=round_.context,
+        data_until_ms=office.post.clock.now_ms(),
+        seed=office.plan.seed,
+        commit_until_ms=round_.commit_until_ms,
+        reveal_until_ms=round_.reveal_until_ms,
+    )
+    await office.announce(round_, office.post.topics.invitation, Kind.INVITATION, invitation, "invitation")
+
+
+async def on_commitment(office: Office, driver: Driver, message: Envelope) -> None:
+    """A commitment that holds joins the list; any other gets a receipt that says why."""
+    device, number = message.header.sender, message.header.round
+    round_ = driver.round
+    try:
+        if round_ is None or round_.state in machine.FINAL or number != round_.number:
+            raise Refused(Reason.STALE_ROUND, f"round {number} is not the one that is open")
+        entry = admission.read_commitment(message, office.terms(round_), office.agents)
+        if round_.entries.get(device) == entry:
+            return  # the very same again: QoS 1 may repeat
+        if device in round_.entries:
+            raise Refused(Reason.DUPLICATE, "one commitment a device")
+        if len(round_.entries) >= office.policy.sealing.contributors:
+            raise Refused(Reason.LATE, "the list is full")
+        await driver.feed(machine.CommitmentHeld(entry, office.agents.records[device].owner))
+    except IllegalEvent as error:
+        await office.receipt(number, device, Refused(Reason.LATE, str(error)))
+    except PeerError as error:
+        await office.receipt(number, device, error)
+
+
+async def anchor_list(office: Office, round_: Round) -> Event:
+    """The roster's root goes on chain before anybody reveals."""
+    if (await office.on_chain(round_)).state < RoundState.LISTED:
+        root = admission.root_of(round_.entries.values())
+        await office.chain.close_list(office.name, round_.number, root=root)
+    return machine.ListAnchored()
+
+
+async def publish_roster(office: Office, round_: Round) -> Event:
+    """Whoever stands in it may now reveal."""
+    entries = tuple(round_.entries[device] for device in sorted(round_.entries))
+    roster = Roster(entries, admission.root_of(entries))
+    await office.announce(round_, office.post.topics.roster, Kind.ROSTER, roster, "roster")
+    return machine.RosterPublished()

@@ -1,0 +1,99 @@
+"""What the coordinator's steps share: its connections, its plan, and the few things that all of them do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import structlog
+from gemel.host.workers import Workers
+
+from coordinator.machine import Round
+from coordinator.settings import RoundPlan
+from coordinator.votes import Votes
+from gemel.errors import PeerError
+from gemel.exchange.admission import Terms
+from gemel.exchange.chain_watch import ChainWatch, Parties
+from gemel.exchange.mailbox import Mailbox
+from gemel.exchange.post import Post, detail_of, reason_of
+from gemel.exchange.round_folder import RoundFolder
+from gemel.exchange.transfers import Transfers
+from gemel.learning.task import Task
+from gemel.ports import Blobs, Chain, RoundRecord
+from gemel.wire import envelope
+from gemel.wire.envelope import Kind
+from gemel.wire.messages import Policy, Receipt, encode
+from gemel.wire.types import Address
+
+RECEIPT_EXPIRY_S = 3600
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """One coordinator's connections and plan."""
+
+    post: Post
+    transfers: Transfers
+    mailbox: Mailbox
+    chain: Chain
+    watch: ChainWatch
+    agents: Parties
+    validators: Parties
+    votes: Votes
+    blobs: Blobs
+    workers: Workers
+    task: Task
+    task_path: str
+    reference: Path
+    plan: RoundPlan
+    state_dir: Path
+    box_secret: bytes
+    count_update: Callable[[str, str], None]  # (outcome, reason), for the metric
+
+    @property
+    def name(self) -> str:
+        """The task's name, as topics and chain have it."""
+        return self.post.trust.task
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of every round that this coordinator opens."""
+        return self.plan.policy
+
+    def folder(self, round_: Round) -> RoundFolder:
+        """Where the round is spooled."""
+        return RoundFolder(self.state_dir, round_.number)
+
+    def terms(self, round_: Round) -> Terms:
+        """What updates of this round must fit."""
+        return Terms(self.post.trust, round_.number, round_.base, self.policy)
+
+    async def on_chain(self, round_: Round) -> RoundRecord:
+        """The round as the chain has it."""
+        return await self.chain.round(self.name, round_.number)
+
+    async def announce(self, round_: Round, topic: str, kind: Kind, body: msgspec.Struct, part: str) -> None:
+        """Sign, keep a copy for the audit, publish. A copy that is there already is published again as it is."""
+        folder = self.folder(round_)
+        try:
+            message = await folder.read(part)
+        except FileNotFoundError:
+            signed = self.post.sign(kind, encode(body), round_=round_.number, base=round_.base, policy=round_.policy)
+            message = envelope.pack(signed)
+            await folder.write(part, message)
+        await self.post.bus.publish(topic, message, expiry_s=self.plan.decide_s)
+
+    async def receipt(self, number: int, device: Address, error: PeerError | None) -> None:
+        """Tell a device what became of its commitment or frame, and count it."""
+        if error is None:
+            receipt = Receipt("accepted")
+        else:
+            receipt = Receipt("refused", reason_of(error), detail_of(error))
+            log.warning("update refused", device=device, round=number, why=str(error))
+        self.count_update(receipt.outcome, receipt.reason)
+        topic = self.post.topics.receipt(device)
+        await self.post.say(topic, Kind.RECEIPT, encode(receipt), round_=number, expiry_s=RECEIPT_EXPIRY_S)

@@ -1,0 +1,76 @@
+"""A round on disk: what the coordinator spools while it runs, and what the auditor reads afterwards.
+
+    round.json              the round machine's state, times of every phase included
+    context                 public sealing context
+    invitation, roster, aggregate, opening     signed envelopes as they travelled
+    frames/<device>         update header and sealed body
+    sum                     ciphertext
+    opened                  the opened sum
+    explanation.json        LIME and gradient attributions
+    measurement.json        what the coordinator measured, and how far explanations drifted
+
+Whoever keeps frames keeps what a sealing key would open; the custodian destroys that key when the round is final.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+from gemel.wire.types import Address
+
+PARTS = frozenset(
+    {
+        "context",
+        "invitation",
+        "roster",
+        "aggregate",
+        "opening",
+        "sum",
+        "opened",
+        "explanation.json",
+        "measurement.json",
+        "round.json",
+    }
+)
+
+
+class RoundFolder:
+    """`<state dir>/rounds/<number>`."""
+
+    def __init__(self, state_dir: Path, number: int) -> None:
+        self.path = state_dir / "rounds" / f"{number:06d}"
+        self.frames = self.path / "frames"
+
+    async def write(self, part: str, data: bytes) -> Path:
+        """Store one part, whole or not at all."""
+        if part not in PARTS:
+            raise ValueError(part)
+        return await asyncio.to_thread(_write, self.path / part, data)
+
+    async def write_frame(self, device: Address, frame: bytes) -> Path:
+        """Store one device's frame."""
+        return await asyncio.to_thread(_write, self.frames / device, frame)
+
+    async def read(self, part: str) -> bytes:
+        """One part. Raises FileNotFoundError."""
+        return await asyncio.to_thread((self.path / part).read_bytes)
+
+    async def drop_spool(self) -> None:
+        """Remove ciphertexts and the opened sum; the signed messages stay."""
+
+        def drop() -> None:
+            shutil.rmtree(self.frames, ignore_errors=True)
+            for part in ("sum", "opened", "context"):
+                (self.path / part).unlink(missing_ok=True)
+
+        await asyncio.to_thread(drop)
+
+
+def _write(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".new")
+    scratch.write_bytes(data)
+    scratch.rename(path)
+    return path

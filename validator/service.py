@@ -1,0 +1,250 @@
+"""Round by round: recompute the sum, compute and measure the candidate, and vote on both."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from gemel.host.workers import Workers
+from gemel.learning.measuring import measure
+
+from gemel.errors import ChainReverted, PeerError, Refused
+from gemel.exchange import admission, round_work
+from gemel.exchange.admission import Terms
+from gemel.exchange.chain_watch import ChainWatch, Parties, RoundEnded
+from gemel.exchange.mailbox import Mailbox
+from gemel.exchange.model_pull import ModelPull
+from gemel.exchange.post import Post
+from gemel.exchange.round_folder import RoundFolder
+from gemel.exchange.transfers import Transfers
+from gemel.learning.task import Measured, Task
+from gemel.ports import Blobs, Chain, RoundRecord, RoundState
+from gemel.wire import boxes
+from gemel.wire.attestations import ModelAttestation, SumAttestation, attest
+from gemel.wire.chunks import Transfer
+from gemel.wire.envelope import Kind
+from gemel.wire.messages import Aggregate, Candidate, Context, Entry, Opened, Policy, Roster, decode
+from gemel.wire.reasons import Reason
+from gemel.wire.types import Digest, ppm, sha256
+
+FETCH_S = 60.0
+PAYLOAD_BYTES = 1 << 30
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Validator:
+    """Believes nobody: sums it adds itself, models it computes and measures itself, on a reference set of its own."""
+
+    post: Post
+    transfers: Transfers
+    mailbox: Mailbox
+    models: ModelPull
+    chain: Chain
+    watch: ChainWatch
+    agents: Parties
+    blobs: Blobs
+    workers: Workers
+    task: Task
+    task_path: str
+    reference: Path
+    policy: Policy
+    state_dir: Path
+    box_secret: bytes
+
+    @property
+    def _name(self) -> str:
+        return self.post.trust.task
+
+    async def listen(self) -> None:
+        """Hear coordinator and custodian; what they say is checked against the chain before it counts."""
+        topics, trust = self.post.topics, self.post.trust
+        coordinator, custodian = {trust.coordinator.address}, {trust.custodian.address}
+        await self.post.hear(topics.roster, Kind.ROSTER, coordinator, self.mailbox.put)
+        await self.post.hear(topics.aggregate, Kind.AGGREGATE, coordinator, self.mailbox.put)
+        await self.post.hear(topics.candidate, Kind.CANDIDATE, coordinator, self.mailbox.put)
+        await self.post.hear(topics.context, Kind.CONTEXT, custodian, self.mailbox.put)
+        await self.post.hear(topics.opened, Kind.OPENED, custodian, self.mailbox.put)
+        await self.models.listen()
+
+    async def run(self) -> None:
+        """Serve every round from the last one on, for ever."""
+        number = (await self.chain.task(self._name)).last_round
+        while True:
+            first = RoundState.MEASURED if number == 0 else RoundState.OPEN
+            await self.watch.reached(number, first, even_if_ended=True)
+            try:
+                await (self._genesis() if number == 0 else self._serve(number))
+                await self.watch.reached(number, RoundState.APPROVED)
+            except RoundEnded as ended:
+                log.info("round ended", number=number, state=ended.state.name.lower())
+            except (PeerError, ChainReverted) as error:
+                log.warning("no vote", number=number, why=str(error))
+                await self._over(number)
+            await RoundFolder(self.state_dir, number).drop_spool()
+            await self.mailbox.clear_through(number)
+            number += 1
+
+    async def _over(self, number: int) -> None:
+        try:
+            await self.watch.reached(number, RoundState.APPROVED)
+        except RoundEnded:
+            return
+
+    # --- M0 -------------------------------------------------------------------------------------------
+
+    async def _genesis(self) -> None:
+        record = await self.watch.reached(0, RoundState.MEASURED)
+        if record.state != RoundState.MEASURED:
+            return
+        announced = decode(Candidate, (await self.mailbox.take(Kind.CANDIDATE, 0)).body)
+        wrapped = await self._from_coordinator(announced.transfer)
+        m0 = boxes.unwrap(wrapped, self.box_secret)
+        if sha256(m0) != record.model:
+            raise Refused(Reason.DIGEST_MISMATCH, "M0 is not the model on chain")
+        await self.blobs.put(m0)
+        measured = await self._measure(m0)
+        await self._vote(0, record, ppm(measured.accuracy), 0, approved=True)
+
+    # --- the sum --------------------------------------------------------------------------------------
+
+    async def _serve(self, number: int) -> None:
+        record = await self.watch.reached(number, RoundState.OPEN)
+        if record.policy != self.policy.digest:
+            raise Refused(Reason.WRONG_POLICY, f"the round's policy is {record.policy[:12]}, not the pinned one")
+        record = await self.watch.reached(number, RoundState.AGGREGATED)
+        aggregate = decode(Aggregate, (await self.mailbox.take(Kind.AGGREGATE, number)).body)
+        if record.state <= RoundState.CONFIRMED:
+            await self._confirm_sum(number, record, aggregate)
+        record = await self.watch.reached(number, RoundState.OPENED)
+        opened = await self._opened(number, record)
+        record = await self.watch.reached(number, RoundState.MEASURED)
+        if record.state == RoundState.MEASURED:
+            await self._judge(number, record, aggregate, opened)
+
+    async def _confirm_sum(self, number: int, record: RoundRecord, aggregate: Aggregate) -> None:
+        roster = decode(Roster, (await self.mailbox.take(Kind.ROSTER, number)).body)
+        await self.agents.refresh(self.chain)
+        owners = self._check_lists(record, roster, aggregate)
+        context = await self._context(number)
+        folder, terms = RoundFolder(self.state_dir, number), Terms(self.post.trust, number, record.base, self.policy)
+        async with asyncio.TaskGroup() as tasks:
+            for entry in aggregate.entries:
+                tasks.create_task(self._collect(folder, entry, terms, sha256(context)))
+        frames = [folder.frames / entry.device for entry in sorted(aggregate.entries, key=lambda e: e.device)]
+        total = await self.workers.run(
+            round_work.add_frames, context, self.policy.sealing, self.task.manifest.size, frames
+        )
+        if sha256(total) != record.sum_digest:
+            raise Refused(Reason.DIGEST_MISMATCH, "the sum on chain is not the sum of these frames")
+        attestation = SumAttestation(
+            self._name, number, record.updates_root, record.sum_digest, owners, record.weight
+        )
+        signature = attest(attestation, self.post.trust.domain, self.post.identity).hex()
+        await self.chain.attest_sum(self._name, number, validator=self.post.identity.address, signature=signature)
+        log.info("sum confirmed", number=number, updates=len(frames), sum=record.sum_digest[:12])
+
+    def _check_lists(self, record: RoundRecord, roster: Roster, aggregate: Aggregate) -> int:
+        """How many owners stand behind the sum. Raises Refused where lists, chain and registry do not agree."""
+        if admission.root_of(roster.entries) != record.roster_root:
+            raise Refused(Reason.DIGEST_MISMATCH, "the roster is not the one whose root is on chain")
+        if not set(aggregate.entries) <= set(roster.entries):
+            raise Refused(Reason.NO_COMMITMENT, "an update is in the sum that was not on the list")
+        if admission.root_of(aggregate.entries) != record.updates_root:
+            raise Refused(Reason.DIGEST_MISMATCH, "the updates are not those whose root is on chain")
+        strangers = [e.device for e in aggregate.entries if e.device not in self.agents]
+        if strangers or len({e.device for e in aggregate.entries}) != len(aggregate.entries):
+            raise Refused(Reason.UNREGISTERED, f"{strangers or 'a device twice'}")
+        owners = len({self.agents.records[e.device].owner for e in aggregate.entries})
+        if owners != record.owners or sum(e.weight for e in aggregate.entries) != record.weight:
+            raise Refused(Reason.OVERWEIGHT, "owners or weight on chain are not those of the updates")
+        return owners
+
+    async def _collect(self, folder: RoundFolder, entry: Entry, terms: Terms, context: Digest) -> None:
+        """The validator pulls frames from the agents itself."""
+        wrapped = await self.transfers.fetch(
+            entry.device, entry.transfer, max_bytes=entry.transfer.length, deadline_s=FETCH_S
+        )
+        frame = admission.open_frame(wrapped, entry, terms, self.box_secret)
+        await self.workers.run(round_work.check_body, frame, self.policy.sealing, self.task.manifest.size, context)
+        await folder.write_frame(entry.device, frame)
+
+    async def _context(self, number: int) -> bytes:
+        announced = decode(Context, (await self.mailbox.take(Kind.CONTEXT, number)).body)
+        return await self.transfers.fetch(
+            self.post.trust.custodian.address, announced.context, max_bytes=PAYLOAD_BYTES, deadline_s=FETCH_S
+        )
+
+    # --- the candidate --------------------------------------------------------------------------------
+
+    async def _opened(self, number: int, record: RoundRecord) -> bytes:
+        announced = decode(Opened, (await self.mailbox.take(Kind.OPENED, number)).body)
+        wrapped = await self.transfers.fetch(
+            self.post.trust.custodian.address,
+            announced.transfer,
+            max_bytes=PAYLOAD_BYTES,
+            deadline_s=FETCH_S,
+        )
+        opened = boxes.unwrap(wrapped, self.box_secret)
+        if sha256(opened) != record.opened:
+            raise Refused(Reason.DIGEST_MISMATCH, "the opened sum is not the one on chain")
+        return opened
+
+    async def _judge(self, number: int, record: RoundRecord, aggregate: Aggregate, opened: bytes) -> None:
+        """Measure candidate and model in use on our own set; a candidate that is not base + mean gets a no."""
+        base = await self._model(record.base)
+        candidate = await self.workers.run(
+            round_work.candidate_model,
+            base,
+            opened,
+            self.policy.sealing,
+            len(aggregate.entries),
+            record.weight,
+        )
+        in_use = await self._measure(base)
+        baseline = ppm(in_use.accuracy)
+        if sha256(candidate) != record.model:
+            log.error("the candidate on chain is not the one that follows from the opened sum", number=number)
+            await self._vote(number, record, 0, baseline, approved=False)
+            return
+        await self.blobs.put(candidate)
+        accuracy = ppm((await self._measure(candidate)).accuracy)
+        gate = await self.chain.task(self._name)
+        approved = accuracy >= gate.threshold and accuracy + gate.max_regression >= baseline
+        await self._vote(number, record, accuracy, baseline, approved=approved)
+
+    async def _vote(self, number: int, record: RoundRecord, accuracy: int, baseline: int, *, approved: bool) -> None:
+        deployment = (await self.chain.task(self._name)).deployment + 1
+        attestation = ModelAttestation(
+            self._name, number, deployment, record.base, record.model, accuracy, baseline, approved
+        )
+        signature = attest(attestation, self.post.trust.domain, self.post.identity).hex()
+        await self.chain.attest_model(
+            self._name,
+            number,
+            validator=self.post.identity.address,
+            accuracy=accuracy,
+            baseline=baseline,
+            approved=approved,
+            signature=signature,
+        )
+        log.info("voted", number=number, accuracy_ppm=accuracy, baseline_ppm=baseline, approved=approved)
+
+    async def _measure(self, model: bytes) -> Measured:
+        measured: Measured = await self.workers.run(measure, self.task_path, model, str(self.reference))
+        return measured
+
+    async def _model(self, digest: Digest) -> bytes:
+        if await self.blobs.has(digest):
+            return await self.blobs.get(digest)
+        data = await self.models.pull(digest, deadline_s=FETCH_S)
+        await self.blobs.put(data)
+        return data
+
+    async def _from_coordinator(self, transfer: Transfer) -> bytes:
+        return await self.transfers.fetch(
+            self.post.trust.coordinator.address, transfer, max_bytes=PAYLOAD_BYTES, deadline_s=FETCH_S
+        )
