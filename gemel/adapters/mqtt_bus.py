@@ -7,8 +7,9 @@ Some behaviour that the port leaves open:
   the broker refuses it then, that is logged and counted, and tried again with the next link.
 - The session outlives the process, so messages may come before their subscription does. They wait, unacknowledged,
   for CLAIM_S after opening; after that, what no subscription claims is acknowledged and counted as unclaimed.
-- One connection has one receive window. A handler must not wait for a message on another subscription of the same
-  bus: with the window full of its own queue that message never comes.
+- One connection has one receive window, and MQTT wants acknowledgements in the order of arrival. So a handler that
+  takes long holds up every subscription of its bus once the window is full, and one that waits for a message on
+  another subscription may wait for ever: store, return, and do the long work in a task of your own.
 - A broker without topic rights, or mosquitto 2 when reading is denied, grants subscriptions that then stay silent.
 """
 
@@ -164,12 +165,8 @@ class MqttBus:
         if inbox is None:
             return
         inbox.close()
-        self._ended_filters.add(topic_filter)
-        if self._link is not None:
-            try:
-                await self._end_filters(self._link)
-            except BusUnavailable:
-                return  # ended with the next link
+        if self._link is None or not self._link.unsubscribe(topic_filter):
+            self._ended_filters.add(topic_filter)  # ended with the next link
 
     # --- the link -----------------------------------------------------------------------------
 
@@ -206,7 +203,9 @@ class MqttBus:
                 inbox.forget_all_but(link)
             if self._unclaimed:
                 self._unclaimed = [held for held in self._unclaimed if held[1].link is link]
-        await self._end_filters(link)
+            for topic_filter in self._ended_filters:
+                link.unsubscribe(topic_filter)
+        self._ended_filters.clear()
         while missing := [inbox for inbox in self._inboxes.values() if inbox.link is not link]:
             for inbox in missing:
                 await self._make(link, inbox)
@@ -224,11 +223,6 @@ class MqttBus:
             inbox.refusal = refusal
             self.counts.refused += 1
             _log.error("subscription refused", filter=inbox.topic_filter, error=str(refusal))
-
-    async def _end_filters(self, link: Link) -> None:
-        for topic_filter in tuple(self._ended_filters):
-            await link.unsubscribe(topic_filter)
-            self._ended_filters.discard(topic_filter)
 
     # --- what comes in ------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import asyncio
 import socket
 import ssl
 import zlib
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,11 +30,11 @@ from gemel.errors import BusRefused, BusUnavailable, ConfigError
 from gemel.ports import Will
 
 CONNECT_TIMEOUT_S = 5.0
-ANSWER_TIMEOUT_S = 10.0  # for a SUBACK or UNSUBACK
+ANSWER_TIMEOUT_S = 10.0  # for a SUBACK
 KEEPALIVE_S = 20
 OUTGOING_INFLIGHT = 20  # unacknowledged publishes at a time; a broker may ask for fewer
 HEADROOM_BYTES = 16 * 1024  # topic and properties beside the payload
-_PACKET_TOO_LARGE = 0x95
+_PACKET_TOO_LARGE, _UNSPECIFIED = 0x95, 0x80
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,8 @@ def mqtt_properties(packet: int, **values: object) -> Properties:
 
 def _failure(action: str, subject: str, error: BaseException | None) -> BusUnavailable | BusRefused:
     code = getattr(error, "rc", None)
-    if isinstance(code, ReasonCode) and code.is_failure:
+    # paho says «unspecified» for a connection that broke without a word from the broker, too
+    if isinstance(code, ReasonCode) and code.is_failure and code.value != _UNSPECIFIED:
         return BusRefused(action, subject, code.value, code.getName())
     return BusUnavailable(f"no link to the broker: {error}")
 
@@ -132,6 +134,8 @@ class Link:
         self.session_present = False
         self._settings, self._receive = settings, receive
         self._answers: dict[int, asyncio.Future[ReasonCode]] = {}
+        self._received: deque[int] = deque()  # QoS 1 messages that are not acknowledged, in order
+        self._effected: set[int] = set()  # those of them that have had their effect
         self._ended: BusUnavailable | BusRefused | None = None
         self._largest_packet = settings.max_payload_bytes + HEADROOM_BYTES
         self._inflight = asyncio.Semaphore(OUTGOING_INFLIGHT)
@@ -157,7 +161,7 @@ class Link:
         self._paho.on_message = self._on_message
         self._paho.on_publish = self._on_publish
         self._paho.on_subscribe = self._on_codes
-        self._paho.on_unsubscribe = self._on_codes
+        self._paho.on_unsubscribe = None
 
     async def open(self) -> None:
         """Connect. Raises BusUnavailable or BusRefused."""
@@ -167,7 +171,7 @@ class Link:
             raise _failure("connect as", self._settings.client_id, error) from error
 
     async def wait_ended(self) -> BusUnavailable | BusRefused:
-        """Wait until the link is gone, and say why. Publishes that wait for an answer then raise the same."""
+        """Wait until the link is gone, and say why. Publishes that wait for an answer raise BusUnavailable."""
         # Nothing is ever queued in aiomqtt, so its iterator ends with the connection and no sooner. Its keep-alive
         # task can die without a word; then the link is as good as gone.
         connection = asyncio.ensure_future(anext(self._client.messages))
@@ -182,7 +186,7 @@ class Link:
         self._ended = _failure("keep", self._settings.client_id, cause and (cause.__cause__ or cause))
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(self._ended)
+                answer.set_exception(BusUnavailable("the link to the broker broke"))
         return self._ended
 
     async def close(self) -> None:
@@ -211,26 +215,30 @@ class Link:
         """Returns at the SUBACK. Raises BusRefused, BusUnavailable."""
         properties = mqtt_properties(PacketTypes.SUBSCRIBE, SubscriptionIdentifier=subscription_id(topic_filter))
         rc, mid = self._paho.subscribe(topic_filter, qos, properties=properties)
-        await self._confirm("subscribe to", topic_filter, rc, mid)
-
-    async def unsubscribe(self, topic_filter: str) -> None:
-        """Returns at the UNSUBACK. Raises BusRefused, BusUnavailable."""
-        rc, mid = self._paho.unsubscribe(topic_filter)
-        await self._confirm("unsubscribe from", topic_filter, rc, mid)
-
-    def acknowledge(self, mid: int) -> None:
-        """Tell the broker that a QoS 1 message has had its effect. On a dead link: nothing; it comes again."""
-        if self._ended is None:
-            self._paho.ack(mid, 1)
-
-    async def _confirm(self, action: str, topic_filter: str, rc: MQTTErrorCode, mid: int | None) -> None:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 code = await self._answer(rc, mid)
         except TimeoutError:
-            raise BusUnavailable(f"no answer to {action} {topic_filter!r}") from None
+            raise BusUnavailable(f"no answer to a subscription to {topic_filter!r}") from None
         if code.is_failure:
-            raise BusRefused(action, topic_filter, code.value, code.getName())
+            raise BusRefused("subscribe to", topic_filter, code.value, code.getName())
+
+    def unsubscribe(self, topic_filter: str) -> bool:
+        """Whether it was sent. Nobody waits for the UNSUBACK: rumqttd sends none for a filter it does not know."""
+        rc, _ = self._paho.unsubscribe(topic_filter)
+        return rc == MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def acknowledge(self, mid: int) -> None:
+        """A QoS 1 message has had its effect. On a dead link: nothing; it comes again.
+
+        The broker hears of it once all that came before has had its effect as well: a client must send PUBACKs in
+        the order in which the messages came (MQTT-4.6.0-2), and rumqttd disconnects one that does not.
+        """
+        self._effected.add(mid)
+        while self._ended is None and self._received and self._received[0] in self._effected:
+            first = self._received.popleft()
+            self._effected.discard(first)
+            self._paho.ack(first, 1)
 
     async def _answer(self, rc: MQTTErrorCode, mid: int | None) -> ReasonCode:
         if self._ended is not None or rc != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
@@ -258,6 +266,8 @@ class Link:
 
     def _on_message(self, _client: PahoClient, _userdata: Any, message: MQTTMessage) -> None:
         known = message.properties
+        if message.qos:
+            self._received.append(message.mid)
         incoming = Incoming(
             topic=message.topic,
             payload=bytes(message.payload),

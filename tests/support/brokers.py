@@ -1,4 +1,4 @@
-"""Real brokers on free loopback ports, as async context managers that yield a url. Both can be killed and come back."""
+"""Real brokers on free loopback ports, as async context managers that yield a url."""
 
 from __future__ import annotations
 
