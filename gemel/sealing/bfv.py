@@ -1,6 +1,6 @@
 """The one place that knows how TenSEAL and SEAL write things down.
 
-Ciphertexts leave this module as words (see frames.py) and enter it as words that `check_body` has passed. The
+Ciphertexts leave this module as words (see frames.py) and enter it as words that `check_frame` has passed. The
 serialised forms that TenSEAL's public functions take are built here from a ciphertext made on the spot, so no byte
 of them, words apart, ever comes from outside.
 """
@@ -23,6 +23,20 @@ from gemel.wire.reasons import Reason
 _SEAL_HEAD = struct.Struct("<HBBBBHQ")  # magic, header bytes, version major and minor, compression, reserved, size
 _UNCOMPRESSED, _ZSTD = 0, 2
 _WORDS_BYTES = 2 * RING_DEGREE * 8
+
+
+def _varint(number: int) -> bytes:
+    """Protobuf's base-128 integer."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+# TenSEAL's BFVVector in protobuf: field 1 `sizes`, packed, the slots of each ciphertext; field 2 each ciphertext.
+_PROTOBUF_LEAD = b"\x0a" + _varint(len(_varint(RING_DEGREE))) + _varint(RING_DEGREE) + b"\x12"
 
 
 def create_context(budget: Budget) -> ts.Context:
@@ -95,24 +109,20 @@ def decrypt(context: ts.Context, vector: ts.BFVVector) -> Integers:
 
 def words_of(vector: ts.BFVVector) -> Words:
     """The coefficients of a ciphertext that this process made."""
-    _, body = _split(bytes(vector.serialize()))
-    return np.frombuffer(body, "<u8", 2 * RING_DEGREE, len(body) - _WORDS_BYTES).reshape(2, RING_DEGREE)
+    _, members = _split(bytes(vector.serialize()))
+    return np.frombuffer(members, "<u8", 2 * RING_DEGREE, len(members) - _WORDS_BYTES).reshape(2, RING_DEGREE)
 
 
 class Loader:
-    """Turns words that `check_body` has passed back into ciphertexts of one context."""
+    """Turns words that `check_frame` has passed back into ciphertexts of one context."""
 
     def __init__(self, context: ts.Context) -> None:
         self._context = context
-        head, body = _split(bytes(encrypt(context, np.zeros(RING_DEGREE, np.int64)).serialize()))
+        head, members = _split(bytes(encrypt(context, np.zeros(RING_DEGREE, np.int64)).serialize()))
         magic, head_bytes, major, minor, _, reserved, _ = _SEAL_HEAD.unpack(head)
-        total = _SEAL_HEAD.size + len(body)
+        total = _SEAL_HEAD.size + len(members)
         seal_head = _SEAL_HEAD.pack(magic, head_bytes, major, minor, _UNCOMPRESSED, reserved, total)
-        sizes = _varint(RING_DEGREE)
-        # protobuf of TenSEAL's BFVVector: field 1 packed `sizes`, field 2 one ciphertext
-        self._prefix = (
-            b"\x0a" + _varint(len(sizes)) + sizes + b"\x12" + _varint(total) + seal_head + body[:-_WORDS_BYTES]
-        )
+        self._prefix = _PROTOBUF_LEAD + _varint(total) + seal_head + members[:-_WORDS_BYTES]
 
     def vector(self, words: Words) -> ts.BFVVector:
         """The ciphertext with these coefficients."""
@@ -121,28 +131,16 @@ class Loader:
 
 def _split(serialised: bytes) -> tuple[bytes, bytes]:
     """SEAL's header and uncompressed members out of TenSEAL's serialisation of one ciphertext of our own making."""
-    sizes = _varint(RING_DEGREE)
-    lead = b"\x0a" + _varint(len(sizes)) + sizes + b"\x12"
-    ciphertext = serialised[len(lead) :]
-    while ciphertext[0] & 0x80:  # the varint that gives the ciphertext's length
-        ciphertext = ciphertext[1:]
-    ciphertext = ciphertext[1:]
-    head = ciphertext[: _SEAL_HEAD.size]
-    compression, size = _SEAL_HEAD.unpack(head)[4], _SEAL_HEAD.unpack(head)[6]
-    if not serialised.startswith(lead) or compression != _ZSTD or size != len(ciphertext):
+    start = len(_PROTOBUF_LEAD)
+    while serialised[start] & 0x80:  # the varint that gives the ciphertext's length
+        start += 1
+    start += 1
+    head = serialised[start : start + _SEAL_HEAD.size]
+    _, _, _, _, compression, _, size = _SEAL_HEAD.unpack(head)
+    if not serialised.startswith(_PROTOBUF_LEAD) or compression != _ZSTD or size != len(serialised) - start:
         raise RuntimeError("this TenSEAL writes ciphertexts in a form that Gemel does not know")
-    return head, zstandard.ZstdDecompressor().decompressobj().decompress(ciphertext[_SEAL_HEAD.size :])
+    return head, zstandard.ZstdDecompressor().decompressobj().decompress(serialised[start + _SEAL_HEAD.size :])
 
 
 def _parameters(context: ts.Context) -> tenseal.sealapi.EncryptionParameters:
     return context.seal_context().data.key_context_data().parms()
-
-
-def _varint(number: int) -> bytes:
-    """Protobuf's base-128 integer."""
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)

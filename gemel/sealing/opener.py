@@ -1,7 +1,7 @@
 """Opens sums with the round's secret key (scheme bfv-packed). Only custodian/ imports this module.
 
-The worker functions for the custodian's process pool, `create_key` and `open_sum`, stand here and not in work.py,
-so that no other service can reach them.
+The worker functions for the custodian's process pool stand here and not in work.py, so that no other service can
+reach them.
 
 A key as bytes, little-endian: magic b"GKEY", version 1, reserved 3, parameters u32, lengths u32 of policy and public
 context | policy (JSON) | public context | secret context.
@@ -18,7 +18,7 @@ import tenseal as ts
 from gemel.errors import Malformed, Refused
 from gemel.sealing.bfv import Loader, check_modulus, create_context, decrypt, load_context, public_bytes, secret_bytes
 from gemel.sealing.budget import budget_of
-from gemel.sealing.frames import BodyKind, BodyShape, OpenedSum, body_words, check_body
+from gemel.sealing.frames import FrameKind, FrameShape, OpenedSum, check_frame, frame_words
 from gemel.wire.messages import SealingPolicy, decode, encode
 from gemel.wire.reasons import Reason
 from gemel.wire.types import sha256
@@ -53,13 +53,13 @@ class Opener:
         return self._public
 
     def open(self, sum_body: bytes, contributors: int) -> bytes:
-        """See OpenerPort. Raises Refused as `check_body`, Malformed for a sum that contributors cannot make."""
+        """See OpenerPort. Raises Refused as `check_frame`, Malformed for a sum that contributors cannot make."""
         if self._context is None:
             raise Refused(Reason.STALE_ROUND, "this round's sealing key is destroyed")
-        shape = BodyShape(self._budget, sha256(self._public), BodyKind.SUM, contributors)
-        check_body(sum_body, shape)
+        shape = FrameShape(self._budget, sha256(self._public), FrameKind.SUM, contributors)
+        check_frame(sum_body, shape)
         loader = Loader(load_context(self._public))
-        slots = np.stack([decrypt(self._context, loader.vector(words)) for words in body_words(sum_body)])
+        slots = np.stack([decrypt(self._context, loader.vector(words)) for words in frame_words(sum_body)])
         opened = OpenedSum(contributors, self._budget.packing.unpack(slots, self._budget.parameters))
         opened.check_range(self._budget.policy)
         return opened.pack(self._budget.policy)
@@ -108,3 +108,8 @@ def create_key(policy: SealingPolicy, parameters: int) -> RoundKey:
 def open_sum(secret: bytes, sum_body: bytes, contributors: int) -> bytes:
     """Worker function: `Opener.open` with a stored key."""
     return Opener.from_bytes(secret).open(sum_body, contributors)
+
+
+def public_context_of(secret: bytes) -> bytes:
+    """Worker function: the public half of a stored key."""
+    return Opener.from_bytes(secret).public_context()
