@@ -214,6 +214,53 @@ async def test_message_whose_handler_raised_comes_again_and_the_error_ends_the_b
 
 
 async def test_stalled_handler_loses_no_qos_1_message_beyond_the_receive_maximum(url: str) -> None:
+    seen, free = Seen(), asyncio.Event()
+
+    async def slow(message: BusMessage) -> None:
+        await free.wait()
+        await seen(message)
+
+    async with (
+        MqttBus(settings(url, "writer")) as writer,
+        MqttBus(settings(url, "reader", receive_maximum=4)) as bus,
+    ):
+        await bus.subscribe("t", slow)
+        await asyncio.gather(*(writer.publish("t", b"%d" % i) for i in range(200)))
+        free.set()
+        await seen.until(count(200))
+    assert sorted(int(payload) for payload in seen.payloads) == list(range(200))
+
+
+async def test_subscriptions_that_finish_out_of_order_are_acknowledged_in_order(url: str) -> None:
+    slow_seen, fast_seen, again, free = Seen(), Seen(), Seen(), asyncio.Event()
+
+    async def slow(message: BusMessage) -> None:
+        await free.wait()
+        await slow_seen(message)
+
+    async with MqttBus(settings(url)) as bus:
+        await bus.subscribe("slow", slow)
+        await bus.subscribe("fast", fast_seen)
+        for i in range(10):
+            await bus.publish("slow", b"%d" % i)
+            await bus.publish("fast", b"%d" % i)
+        await fast_seen.until(count(10))
+        free.set()
+        await slow_seen.until(count(10))
+        await bus.publish("fast", b"end")
+        await fast_seen.until(count(11))
+        assert bus.counts.reconnects == 0
+    async with MqttBus(settings(url)) as bus:
+        await bus.subscribe("slow", again)
+        await bus.publish("slow", b"new")
+        await again.until(count(1))
+    assert again.payloads == [b"new"]
+
+
+async def test_stalled_handler_drops_the_oldest_qos_0_messages_and_counts_them(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gemel.adapters.mqtt_inbox.QOS0_WAITING", 5)
     seen, begun, free = Seen(), asyncio.Event(), asyncio.Event()
 
     async def slow(message: BusMessage) -> None:
