@@ -9,9 +9,10 @@ from coordinator.driver import Driver
 from coordinator.machine import Event, Round
 from coordinator.office import Office
 from gemel.errors import PeerError
-from gemel.exchange import admission, round_work
+from gemel.exchange import admission
 from gemel.exchange.post import reason_of
 from gemel.ports import RoundState
+from gemel.sealing.work import check_body, sum_frames
 from gemel.wire.envelope import Kind
 from gemel.wire.messages import Aggregate, Entry
 
@@ -36,9 +37,7 @@ async def _collect(office: Office, driver: Driver, round_: Round, entry: Entry) 
             entry.device, entry.transfer, max_bytes=entry.transfer.length, deadline_s=left_s
         )
         frame = admission.open_frame(wrapped, entry, office.terms(round_), office.box_secret)
-        await office.workers.run(
-            round_work.check_body, frame, office.policy.sealing, office.task.manifest.size, round_.context.digest
-        )
+        check_body(frame, office.policy.sealing, office.task.manifest.size, round_.context.digest)
         await office.folder(round_).write_frame(entry.device, frame)
         error, event = None, machine.FrameTaken(entry.device)
     except PeerError as refusal:
@@ -52,9 +51,7 @@ async def add_frames(office: Office, round_: Round) -> Event:
     folder = office.folder(round_)
     frames = [folder.frames / entry.device for entry in round_.included]
     context = await folder.read("context")
-    total = await office.workers.run(
-        round_work.add_frames, context, office.policy.sealing, office.task.manifest.size, frames
-    )
+    total = await office.workers.run(sum_frames, context, office.policy.sealing, office.task.manifest.size, frames)
     await folder.write("sum", total)
     return machine.SumAdded(admission.root_of(round_.included), await office.transfers.offer(total))
 

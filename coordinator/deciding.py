@@ -9,9 +9,9 @@ from coordinator import machine
 from coordinator.machine import Event, Round
 from coordinator.office import Office
 from gemel.errors import ChainReverted, Refused
-from gemel.exchange import round_work
 from gemel.exchange.chain_watch import RoundEnded
 from gemel.ports import RoundState
+from gemel.sealing.candidate import candidate_model
 from gemel.wire import boxes, envelope
 from gemel.wire.envelope import Kind
 from gemel.wire.messages import Opened, decode
@@ -54,10 +54,8 @@ async def measure(office: Office, round_: Round) -> Event:
     """Compute the candidate, measure and explain it on our own reference set, and propose it."""
     folder = office.folder(round_)
     base, opened = await office.blobs.get(round_.base), await folder.read("opened")
-    weights = [entry.weight for entry in round_.included]
-    candidate = await office.workers.run(
-        round_work.candidate_model, base, opened, office.policy.sealing, len(weights), sum(weights)
-    )
+    weight = sum(entry.weight for entry in round_.included)
+    candidate = await office.workers.run(candidate_model, base, opened, office.policy.sealing, weight)
     model = await office.blobs.put(candidate)
     report: Report = await office.workers.run(
         examine, office.task_path, candidate, base, str(office.reference), office.plan.seed

@@ -12,9 +12,10 @@ from coordinator.driver import Driver
 from coordinator.machine import Event, Round, State
 from coordinator.office import Office
 from gemel.errors import IllegalEvent, PeerError, Refused
-from gemel.exchange import admission, round_work
+from gemel.exchange import admission
 from gemel.exchange.round_folder import RoundFolder
 from gemel.ports import RoundState
+from gemel.sealing.work import check_public_context
 from gemel.wire import boxes
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import Envelope, Kind
@@ -78,7 +79,7 @@ async def _context(office: Office, number: int) -> Transfer:
         custodian, transfer, max_bytes=CONTEXT_BYTES, deadline_s=office.plan.context_s
     )
     # With a secret key in it we could read updates: the check raises, and this process never uses it.
-    await office.workers.run(round_work.check_context, data, office.policy.sealing, office.task.manifest.size)
+    await office.workers.run(check_public_context, data)
     await RoundFolder(office.state_dir, number).write("context", data)
     return transfer
 

@@ -11,7 +11,7 @@ from gemel.host.workers import Workers
 from gemel.learning.measuring import measure
 
 from gemel.errors import ChainReverted, PeerError, Refused
-from gemel.exchange import admission, round_work
+from gemel.exchange import admission
 from gemel.exchange.admission import Terms
 from gemel.exchange.chain_watch import ChainWatch, Parties, RoundEnded
 from gemel.exchange.mailbox import Mailbox
@@ -21,6 +21,8 @@ from gemel.exchange.round_folder import RoundFolder
 from gemel.exchange.transfers import Transfers
 from gemel.learning.task import Measured, Task
 from gemel.ports import Blobs, Chain, RoundRecord, RoundState
+from gemel.sealing.candidate import candidate_model
+from gemel.sealing.work import check_body, sum_frames
 from gemel.wire import boxes
 from gemel.wire.attestations import ModelAttestation, SumAttestation, attest
 from gemel.wire.chunks import Transfer
@@ -123,7 +125,7 @@ class Validator:
         opened = await self._opened(number, record)
         record = await self.watch.reached(number, RoundState.MEASURED)
         if record.state == RoundState.MEASURED:
-            await self._judge(number, record, aggregate, opened)
+            await self._judge(number, record, opened)
 
     async def _confirm_sum(self, number: int, record: RoundRecord, aggregate: Aggregate) -> None:
         roster = decode(Roster, (await self.mailbox.take(Kind.ROSTER, number)).body)
@@ -135,9 +137,7 @@ class Validator:
             for entry in aggregate.entries:
                 tasks.create_task(self._collect(folder, entry, terms, sha256(context)))
         frames = [folder.frames / entry.device for entry in sorted(aggregate.entries, key=lambda e: e.device)]
-        total = await self.workers.run(
-            round_work.add_frames, context, self.policy.sealing, self.task.manifest.size, frames
-        )
+        total = await self.workers.run(sum_frames, context, self.policy.sealing, self.task.manifest.size, frames)
         if sha256(total) != record.sum_digest:
             raise Refused(Reason.DIGEST_MISMATCH, "the sum on chain is not the sum of these frames")
         attestation = SumAttestation(
@@ -169,7 +169,7 @@ class Validator:
             entry.device, entry.transfer, max_bytes=entry.transfer.length, deadline_s=FETCH_S
         )
         frame = admission.open_frame(wrapped, entry, terms, self.box_secret)
-        await self.workers.run(round_work.check_body, frame, self.policy.sealing, self.task.manifest.size, context)
+        check_body(frame, self.policy.sealing, self.task.manifest.size, context)
         await folder.write_frame(entry.device, frame)
 
     async def _context(self, number: int) -> bytes:
@@ -193,17 +193,10 @@ class Validator:
             raise Refused(Reason.DIGEST_MISMATCH, "the opened sum is not the one on chain")
         return opened
 
-    async def _judge(self, number: int, record: RoundRecord, aggregate: Aggregate, opened: bytes) -> None:
+    async def _judge(self, number: int, record: RoundRecord, opened: bytes) -> None:
         """Measure candidate and model in use on our own set; a candidate that is not base + mean gets a no."""
         base = await self._model(record.base)
-        candidate = await self.workers.run(
-            round_work.candidate_model,
-            base,
-            opened,
-            self.policy.sealing,
-            len(aggregate.entries),
-            record.weight,
-        )
+        candidate = await self.workers.run(candidate_model, base, opened, self.policy.sealing, record.weight)
         in_use = await self._measure(base)
         baseline = ppm(in_use.accuracy)
         if sha256(candidate) != record.model:
