@@ -26,7 +26,10 @@ def word(value: int | str | bytes) -> bytes:
             raise ValueError(f"bytes32 expected, got {len(value)} bytes")
         return value
     if value.startswith("0x"):
-        return bytes.fromhex(value[2:]).rjust(32, b"\0")
+        address = bytes.fromhex(value[2:])
+        if len(address) != 20:
+            raise ValueError(f"address expected, got {len(address)} bytes")
+        return address.rjust(32, b"\0")
     return word(bytes.fromhex(value))
 
 
