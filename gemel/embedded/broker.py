@@ -4,8 +4,8 @@
                                                    or when the process that started it is gone
 
 It has no rights and no TLS and keeps nothing across restarts: plants use mosquitto (mosquitto/). It ignores a
-client's Receive Maximum (MAX_INFLIGHT bounds it instead), and does not send retained messages again when a session
-renews a subscription that it still has.
+client's Receive Maximum (MAX_INFLIGHT bounds it instead), raises QoS 0 messages to the QoS of the subscription, and
+does not send retained messages again when a session renews a subscription that it still has.
 """
 
 from __future__ import annotations
