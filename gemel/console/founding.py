@@ -1,0 +1,210 @@
+"""Founding a fleet: keys for every party, both contracts on the chain, everybody registered, and the pinned files.
+
+    <dir>/keys/<party>.json    identity and box secret, mode 0600 (gemel.adapters.key_files)
+    <dir>/trust.json           whom agents believe (gemel.wire.trust.Trust)
+    <dir>/policy.json          what rounds are held to, canonical: its SHA-256 is the policy's digest
+    <dir>/chain.json           where the contracts are
+
+Two steps, because the accounts of a chain that the demo founds must be funded in its first block: `create_keys`, then
+`found`. Both may be called again after a failure; a fleet that stands is never founded over.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from eth_hash.auto import keccak
+
+from gemel.adapters import key_files
+from gemel.adapters.evm_chain import EvmChain
+from gemel.adapters.evm_deploy import deploy
+from gemel.adapters.key_files import Keys
+from gemel.errors import ConfigError
+from gemel.ports import Chain, PartyRecord, Role
+from gemel.sealing.budget import budget_of
+from gemel.wire import topics
+from gemel.wire.messages import Collector, Policy, encode
+from gemel.wire.trust import Trust
+from gemel.wire.types import Address, Count, Ppm
+
+OPERATOR, COORDINATOR, CUSTODIAN, LISTENER = "operator", "coordinator", "custodian", "listener"
+TRUST_FILE, POLICY_FILE, CHAIN_FILE, KEYS_FOLDER = "trust.json", "policy.json", "chain.json", "keys"
+
+_ADDRESS = re.compile(r"0x[0-9a-f]{40}")
+
+
+class AgentPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One gateway. `owner` is whom it belongs to: an address, or a name that stands for one (`owner_address`)."""
+
+    name: str
+    owner: str
+
+
+class GatePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the contract asks of a candidate; how many owners a sum needs stands in the policy."""
+
+    threshold: Ppm  # the median accuracy that a candidate must reach
+    max_regression: Ppm  # how far it may fall below the model in use
+
+
+class FleetPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that founding needs to know."""
+
+    fleet: str
+    task: str
+    rpc_url: str
+    chain_id: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+    validators: Annotated[int, msgspec.Meta(ge=1, le=100)]
+    quorum: Annotated[int, msgspec.Meta(ge=1)]
+    gate: GatePlan
+    policy: Policy
+    agents: tuple[AgentPlan, ...]
+
+    @property
+    def validator_names(self) -> tuple[str, ...]:
+        """validator-1, validator-2, ..."""
+        return tuple(f"validator-{number}" for number in range(1, self.validators + 1))
+
+    @property
+    def party_names(self) -> tuple[str, ...]:
+        """Everybody who gets keys."""
+        services = (OPERATOR, COORDINATOR, CUSTODIAN, LISTENER, *self.validator_names)
+        return (*services, *(agent.name for agent in self.agents))
+
+
+class ChainPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`chain.json`: where the fleet's contracts are."""
+
+    rpc_url: str
+    chain_id: Count
+    device_registry: Address
+    round_registry: Address
+
+
+def load_plan(path: Path) -> FleetPlan:
+    """A plan from a TOML file. Raises ConfigError naming the file and the key."""
+    try:
+        document = tomllib.loads(path.read_text())
+        plan = msgspec.convert(document, FleetPlan)
+    except OSError as error:
+        raise ConfigError(str(path), "plan", f"a readable file ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(str(path), "plan", str(error)) from error
+    check_plan(plan, str(path))
+    return plan
+
+
+def check_plan(plan: FleetPlan, source: str) -> None:
+    """Raises ConfigError for a plan by which no round could ever be decided, or whose names clash."""
+    for text, what in ((plan.fleet, "fleet"), (plan.task, "task"), *((a.name, "agents.name") for a in plan.agents)):
+        topics.name(text, f"{source}: {what}")
+    names = plan.party_names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(source, "agents.name", f"each name once, and none of the services'; {twice[0]} is taken")
+    if not 1 <= plan.quorum <= plan.validators:
+        raise ConfigError(source, "quorum", f"1 to {plan.validators}, the number of validators")
+    minimum = plan.policy.minimum_owners
+    owners = {owner_address(agent.owner, source) for agent in plan.agents}
+    if len(owners) < minimum:
+        raise ConfigError(
+            source, "agents.owner", f"{minimum} distinct owners (policy.minimum_owners), {len(owners)} given"
+        )
+    if plan.policy.sealing.contributors < minimum:
+        raise ConfigError(source, "policy.sealing.contributors", f"at least policy.minimum_owners, {minimum}")
+    budget_of(plan.policy.sealing, 1).check(plan.policy.max_frame_bytes)
+
+
+def owner_address(owner: str, source: str = "plan") -> Address:
+    """The address of an owner. A name stands for an address without a key: owners sign nothing, they are counted."""
+    if _ADDRESS.fullmatch(owner):
+        return owner
+    if not owner or owner.startswith("0x"):
+        raise ConfigError(
+            source, "agents.owner", f"an address (0x and 40 hex digits in lower case) or a name, not {owner!r}"
+        )
+    return "0x" + keccak(b"gemel owner " + owner.encode())[-20:].hex()
+
+
+def create_keys(directory: Path, plan: FleetPlan) -> dict[str, Keys]:
+    """Key files for every party, by its name; those that are there already are kept. Raises ConfigError."""
+    check_plan(plan, "plan")
+    folder = directory / KEYS_FOLDER
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(str(folder), "directory", f"a folder that can be made ({error.strerror})") from error
+    paths = {name: folder / f"{name}.json" for name in plan.party_names}
+    return {name: key_files.load(path) if path.exists() else key_files.create(path) for name, path in paths.items()}
+
+
+async def found(directory: Path, plan: FleetPlan, keys: Mapping[str, Keys]) -> Trust:
+    """Deploy the contracts, register everybody, create the task, and write trust.json, policy.json and chain.json.
+
+    The operator's account pays; it must hold what gas costs. Raises ConfigError (a bad plan, a fleet that stands
+    already, a node on another chain), ChainReverted, ChainUnavailable. After a failure call it again: new contracts
+    are made, and those of the failed try stay empty.
+    """
+    check_plan(plan, "plan")
+    _require_free(directory)
+    operator = keys[OPERATOR].identity
+    deployed = await deploy(plan.rpc_url, operator, plan.chain_id)
+    contracts = (deployed.device_registry, deployed.round_registry)
+    async with EvmChain(plan.rpc_url, *contracts, operator, plan.chain_id) as chain:
+        await _enter(chain, plan, keys)
+    trust = _trust(plan, keys, deployed.round_registry)
+    _write(directory / CHAIN_FILE, ChainPlace(plan.rpc_url, plan.chain_id, *contracts))
+    (directory / POLICY_FILE).write_bytes(encode(plan.policy))
+    _write(directory / TRUST_FILE, trust)  # last: a fleet with trust.json is whole
+    return trust
+
+
+async def _enter(chain: Chain, plan: FleetPlan, keys: Mapping[str, Keys]) -> None:
+    """Everybody into the device registry, and the task with its gate into the round registry."""
+    operator = keys[OPERATOR].identity.address
+    roles = {COORDINATOR: Role.COORDINATOR, CUSTODIAN: Role.CUSTODIAN, LISTENER: Role.LISTENER}
+    roles |= dict.fromkeys(plan.validator_names, Role.VALIDATOR)
+    members = [(name, operator, role) for name, role in roles.items()]
+    members += [(agent.name, owner_address(agent.owner), Role.AGENT) for agent in plan.agents]
+    for name, owner, role in members:
+        party = PartyRecord(keys[name].identity.address, owner, role, keys[name].box, active=True)
+        await chain.register(party)
+    await chain.create_task(
+        plan.task,
+        threshold=plan.gate.threshold,
+        max_regression=plan.gate.max_regression,
+        minimum_owners=plan.policy.minimum_owners,
+        quorum=plan.quorum,
+    )
+
+
+def _trust(plan: FleetPlan, keys: Mapping[str, Keys], registry: Address) -> Trust:
+    def collector(name: str) -> Collector:
+        return Collector(keys[name].identity.address, keys[name].box)
+
+    return Trust(
+        fleet=plan.fleet,
+        task=plan.task,
+        chain_id=plan.chain_id,
+        registry=registry,
+        coordinator=collector(COORDINATOR),
+        custodian=collector(CUSTODIAN),
+        listener=keys[LISTENER].identity.address,
+        validators=tuple(collector(name) for name in plan.validator_names),
+        quorum=plan.quorum,
+    )
+
+
+def _require_free(directory: Path) -> None:
+    for name in (TRUST_FILE, POLICY_FILE, CHAIN_FILE):
+        if (directory / name).exists():
+            raise ConfigError(str(directory), name, "a directory without a fleet; one has been founded here already")
+
+
+def _write(path: Path, document: msgspec.Struct) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")

@@ -1,0 +1,63 @@
+"""A fleet founded on the embedded chain."""
+
+from __future__ import annotations
+
+import stat
+
+import msgspec
+import pytest
+
+from gemel.adapters.evm_chain import EvmChain
+from gemel.console.founding import ChainPlace, create_keys, found, owner_address
+from gemel.errors import ConfigError
+from gemel.ports import Role
+from gemel.wire.messages import Policy
+from gemel.wire.trust import load_trust
+from gemel.wire.types import sha256
+from tests.support.chains import running_chain
+from tests.support.plans import POLICY, plan_of
+
+
+async def test_founded_fleet_stands_on_chain_as_planned_and_is_not_founded_twice(tmp_path):
+    keys = create_keys(tmp_path, plan_of())
+    async with running_chain(tmp_path, [k.identity.address for k in keys.values()]) as node:
+        plan = plan_of(rpc_url=node.url)
+        trust = await found(tmp_path, plan, keys)
+
+        assert load_trust((tmp_path / "trust.json").read_bytes(), "trust.json") == trust
+        policy = (tmp_path / "policy.json").read_bytes()
+        assert msgspec.json.decode(policy, type=Policy) == POLICY
+        assert sha256(policy) == POLICY.digest
+        place = msgspec.json.decode((tmp_path / "chain.json").read_bytes(), type=ChainPlace)
+        assert (place.round_registry, place.chain_id) == (trust.registry, trust.chain_id)
+
+        contracts = (place.device_registry, place.round_registry)
+        async with EvmChain(place.rpc_url, *contracts, None, place.chain_id) as chain:
+            parties = {party.address: party for party in await chain.parties()}
+            task = await chain.task(plan.task)
+        assert len(parties) == len(keys) - 1  # everybody but the operator
+        assert all(parties[keys[n].identity.address].box == keys[n].box for n in keys if n != "operator")
+        roles = [party.role for party in parties.values()]
+        assert roles == [Role.COORDINATOR, Role.CUSTODIAN, Role.LISTENER, *[Role.VALIDATOR] * 3, *[Role.AGENT] * 4]
+        owners = [party.owner for party in parties.values() if party.role == Role.AGENT]
+        assert owners == [owner_address(agent.owner) for agent in plan.agents]
+        assert len(set(owners)) == 4
+        assert (task.threshold, task.max_regression, task.minimum_owners, task.quorum) == (300_000, 20_000, 3, 2)
+
+        before = (tmp_path / "trust.json").read_bytes()
+        with pytest.raises(ConfigError, match="has been founded here already"):
+            await found(tmp_path, plan, keys)
+        assert (tmp_path / "trust.json").read_bytes() == before
+
+
+async def test_node_on_another_chain_is_refused_and_nothing_is_written(tmp_path):
+    keys = create_keys(tmp_path, plan_of())
+    async with running_chain(tmp_path, [keys["operator"].identity.address]) as node:
+        with pytest.raises(ConfigError, match="chain_id: 5 expected"):
+            await found(tmp_path, plan_of(rpc_url=node.url, chain_id=5), keys)
+    assert not (tmp_path / "trust.json").exists()
+
+
+def test_key_folder_is_closed_to_others(tmp_path):
+    create_keys(tmp_path, plan_of())
+    assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700

@@ -1,0 +1,96 @@
+"""Plans that founding refuses, each in one line that names the key."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from gemel.console.founding import AgentPlan, check_plan, create_keys, load_plan, owner_address
+from gemel.errors import ConfigError
+from tests.support.plans import EXAMPLE_TOML, plan_of
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "fleet.toml"
+    path.write_text(text)
+    return path
+
+
+def test_example_plan_is_read(tmp_path):
+    plan = load_plan(write(tmp_path, EXAMPLE_TOML))
+    assert plan == plan_of(rpc_url="http://127.0.0.1:8545")
+    assert plan.party_names == (
+        *("operator", "coordinator", "custodian", "listener", "validator-1", "validator-2", "validator-3"),
+        *("gateway-1", "gateway-2", "gateway-3", "gateway-4"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("quorum = 2", "quorum = 4", "quorum: 1 to 3"),
+        ("quorum = 2", "quorum = 0", "quorum"),
+        ("validators = 3", "validators = 0", "validators"),
+        ("threshold = 300000", "threshold = 1000001", "threshold"),
+        ("threshold = 300000", "threshold = '30%'", "threshold"),
+        ("max_regression", "max_regresion", "max_regresion"),
+        ("minimum_owners = 3", "minimum_owners = 2", "minimum_owners"),
+        ("minimum_owners = 3", "minimum_owners = 5", "agents.owner: 5 distinct owners"),
+        ("contributors = 4", "contributors = 2", "policy.sealing.contributors"),
+        ("bits = 8", "bits = 32", "bits"),
+        ("max_frame_bytes = 1000000", "max_frame_bytes = 100", "max_frame_bytes"),
+        ('name = "gateway-2"', 'name = "gateway-1"', "gateway-1 is taken"),
+        ('name = "gateway-2"', 'name = "coordinator"', "coordinator is taken"),
+        ('name = "gateway-2"', 'name = "../gateway"', "agents.name"),
+        ('fleet = "hydraulics"', 'fleet = "hydraulics/#"', "fleet"),
+        ('task = "condition"', "", "task"),
+        ('owner = "bonn"', 'owner = "0xBB"', "agents.owner"),
+        ('owner = "bonn"', 'owner = ""', "agents.owner"),
+        ("[gate]", "[gate", "plan"),
+    ],
+)
+def test_bad_plan_is_refused_in_one_line_that_names_file_and_key(tmp_path, old, new, says):
+    assert old in EXAMPLE_TOML
+    path = write(tmp_path, EXAMPLE_TOML.replace(old, new))
+    with pytest.raises(ConfigError) as refusal:
+        load_plan(path)
+    assert says in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"fleet = 1"])
+def test_file_that_is_no_plan_is_refused(tmp_path, content):
+    path = tmp_path / "fleet.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"fleet\.toml"):
+        load_plan(path)
+
+
+def test_two_names_of_one_owner_count_once():
+    agents = tuple(AgentPlan(f"gateway-{n}", "bonn" if n < 3 else "lyon") for n in range(1, 5))
+    with pytest.raises(ConfigError, match=r"3 distinct owners .* 2 given"):
+        check_plan(plan_of(agents=agents), "plan")
+
+
+def test_owner_by_name_has_one_address_and_an_address_stays_as_it_is():
+    assert owner_address("bonn") == owner_address("bonn") != owner_address("lyon")
+    assert owner_address("0x" + "ab" * 20) == "0x" + "ab" * 20
+
+
+def test_keys_are_private_files_and_are_kept_when_asked_for_again(tmp_path):
+    keys = create_keys(tmp_path, plan_of())
+    assert set(keys) == set(plan_of().party_names)
+    assert len({key.identity.address for key in keys.values()}) == len(keys)
+    again = create_keys(tmp_path, plan_of())
+    assert {n: k.identity.address for n, k in again.items()} == {n: k.identity.address for n, k in keys.items()}
+    for path in (tmp_path / "keys").iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_keys_in_a_place_that_cannot_be_made_are_a_clear_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="directory"):
+        create_keys(tmp_path / "file", plan_of())
