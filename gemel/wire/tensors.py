@@ -65,7 +65,7 @@ def unflatten(vector: Vector, manifest: Manifest) -> Model:
 
 def to_bytes(model: Mapping[str, NDArray[np.float32]]) -> bytes:
     """safetensors, deterministic: equal models give equal bytes."""
-    return bytes(save({name: np.ascontiguousarray(model[name], np.float32) for name in sorted(model)}))
+    return bytes(save({name: np.asarray(model[name], np.float32, order="C") for name in sorted(model)}))
 
 
 def from_bytes(data: bytes, manifest: Manifest | None = None) -> Model:
