@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gemel.adapters.clock import SystemClock
+from gemel.adapters.mqtt_bus import BusSettings, MqttBus
+from gemel.errors import Refused
+from gemel.exchange.post import Post
+from gemel.exchange.transfers import Transfers, describe
+from gemel.wire.chunks import CHUNK_BYTES, Transfer, pack_chunk
+from gemel.wire.identity import Identity
+from tests.support.brokers import embedded_broker
+from tests.support.parties import AGENTS, COORDINATOR, TRUST
+
+PAYLOAD = bytes(range(256)) * 2500  # five chunks, the last one short
+HOLDER, RECEIVER = AGENTS[0], COORDINATOR
+
+
+@contextlib.asynccontextmanager
+async def party(url: str, identity: Identity, spool: Path, **limits: int) -> AsyncIterator[Transfers]:
+    async with MqttBus(BusSettings(url=url, client_id=identity.address)) as bus:
+        yield Transfers(Post(bus, TRUST, identity, SystemClock()), spool, **limits)
+
+
+@contextlib.asynccontextmanager
+async def holder(url: str, spool: Path, requesters: set[str]) -> AsyncIterator[Transfers]:
+    async with party(url, HOLDER, spool) as transfers:
+        started = asyncio.Event()
+        serving = asyncio.create_task(transfers.serve(requesters, started))
+        await started.wait()
+        yield transfers
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+
+async def test_a_payload_of_many_chunks_is_pulled_whole(tmp_path: Path) -> None:
+    async with embedded_broker() as url, holder(url, tmp_path / "a", {RECEIVER.address}) as offering:
+        transfer = await offering.offer(PAYLOAD)
+        async with party(url, RECEIVER, tmp_path / "b") as pulling:
+            got = await pulling.fetch(HOLDER.address, transfer, max_bytes=10**7, deadline_s=20)
+            assert got == PAYLOAD
+            assert list((tmp_path / "b" / "in").iterdir()) == []
+
+
+async def test_a_fetch_begun_before_the_offer_succeeds_once_it_is_there(tmp_path: Path) -> None:
+    async with embedded_broker() as url, holder(url, tmp_path / "a", {RECEIVER.address}) as offering:
+        async with party(url, RECEIVER, tmp_path / "b") as pulling:
+            fetching = asyncio.create_task(
+                pulling.fetch(HOLDER.address, describe(PAYLOAD), max_bytes=10**7, deadline_s=20)
+            )
+            await asyncio.sleep(0.5)
+            await offering.offer(PAYLOAD)
+            assert await fetching == PAYLOAD
+
+
+async def test_a_receiver_that_starts_again_asks_only_for_what_it_lacks(tmp_path: Path) -> None:
+    transfer = describe(PAYLOAD)
+    spool = tmp_path / "b" / "in"
+    spool.mkdir(parents=True)
+    forged = b"\xff" * CHUNK_BYTES  # if chunk 0 were asked for again, these bytes would not survive
+    (spool / f"{transfer.digest}.part").write_bytes(forged)
+    (spool / f"{transfer.digest}.have").write_bytes((0).to_bytes(4, "big"))
+    async with embedded_broker() as url, holder(url, tmp_path / "a", {RECEIVER.address}) as offering:
+        await offering.offer(PAYLOAD)
+        async with party(url, RECEIVER, tmp_path / "b") as pulling:
+            with pytest.raises(Refused, match="digest_mismatch"):
+                await pulling.fetch(HOLDER.address, transfer, max_bytes=10**7, deadline_s=20)
+            assert await pulling.fetch(HOLDER.address, transfer, max_bytes=10**7, deadline_s=20) == PAYLOAD
+
+
+async def test_more_bytes_than_allowed_are_refused_before_any_is_asked_for(tmp_path: Path) -> None:
+    async with embedded_broker() as url, party(url, RECEIVER, tmp_path, max_spool_bytes=1000) as pulling:
+        with pytest.raises(Refused, match="too_large"):
+            await pulling.fetch(HOLDER.address, Transfer("0" * 64, 10**9), max_bytes=10**6, deadline_s=5)
+        with pytest.raises(Refused, match="too_large"):
+            await pulling.fetch(HOLDER.address, Transfer("0" * 64, 5000), max_bytes=10**6, deadline_s=5)
+
+
+async def test_a_stranger_gets_no_chunk_and_says_what_is_missing(tmp_path: Path) -> None:
+    async with embedded_broker() as url, holder(url, tmp_path / "a", requesters=set()) as offering:
+        transfer = await offering.offer(PAYLOAD)
+        async with party(url, RECEIVER, tmp_path / "b") as pulling:
+            with pytest.raises(Refused, match="missing"):
+                await pulling.fetch(HOLDER.address, transfer, max_bytes=10**7, deadline_s=1)
+
+
+async def test_chunks_that_do_not_fit_the_announcement_are_passed_over(tmp_path: Path) -> None:
+    transfer = describe(PAYLOAD)
+    async with embedded_broker() as url, holder(url, tmp_path / "a", {RECEIVER.address}) as offering:
+        async with party(url, RECEIVER, tmp_path / "b") as pulling:
+            fetching = asyncio.create_task(pulling.fetch(HOLDER.address, transfer, max_bytes=10**7, deadline_s=20))
+            await asyncio.sleep(0.3)
+            topic = pulling._post.topics.chunk(HOLDER.address, transfer.digest)
+            for junk in (
+                b"",
+                b"GCHK",
+                pack_chunk(transfer, 99, b"x" * CHUNK_BYTES),
+                pack_chunk(transfer, 0, b"short"),
+                pack_chunk(describe(b"other"), 0, b"other"),
+            ):
+                await pulling._post.bus.publish(topic, junk)
+            await offering.offer(PAYLOAD)
+            assert await fetching == PAYLOAD
+
+
+async def test_a_withdrawn_payload_is_not_sent_any_more(tmp_path: Path) -> None:
+    async with embedded_broker() as url, holder(url, tmp_path / "a", {RECEIVER.address}) as offering:
+        transfer = await offering.offer(PAYLOAD)
+        await offering.withdraw(transfer)
+        async with party(url, RECEIVER, tmp_path / "b") as pulling:
+            with pytest.raises(Refused, match="missing"):
+                await pulling.fetch(HOLDER.address, transfer, max_bytes=10**7, deadline_s=1)
