@@ -2,6 +2,7 @@
 
 The mapping is a TOML file:
 
+    qos = 1                                   # of the subscriptions; default 1
     max_ahead_s = 86400                       # a source time further ahead of our clock is refused
     subscribe = ["plant/rig1/#"]              # optional; default: the topics below
 
@@ -34,7 +35,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -94,6 +95,7 @@ class SensorMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: Annotated[tuple[Source, ...], msgspec.Meta(min_length=1)]
     inspection: InspectionMap | None = None
     subscribe: tuple[str, ...] = ()
+    qos: Literal[0, 1] = 1
     max_ahead_s: Annotated[float, msgspec.Meta(gt=0)] = 86_400.0
 
     @property
@@ -196,7 +198,7 @@ class Decoder:
         for name, wanted in source.properties.items():
             given = _at(document, wanted.path or name)
             if given is not _ABSENT:  # sources that report by exception leave out what did not change
-                value, wrong = _number(given, wanted)
+                value, wrong = checked_number(given, wanted)
                 quality = Quality.GOOD if wrong is None else Quality.BAD
                 readings.append(Reading(name, Property(value, wanted.unit, time_ms, now_ms, quality), wrong))
         return Decoded(tuple(readings))
@@ -205,16 +207,8 @@ class Decoder:
         document, time_ms, fault = self._open(payload, wanted.time, now_ms)
         if fault is not None:
             return Decoded(fault=fault)
-        labels = []
-        for head in self._heads:
-            given = _at(document, head.name)
-            if isinstance(given, str) and given in head.classes:
-                labels.append(head.classes.index(given))
-            else:
-                labels.append(UNKNOWN)
-                if given is not _ABSENT and given is not None and given != UNKNOWN:
-                    fault = Fault.UNKNOWN_CLASS
-        return Decoded(inspection=Inspection(time_ms, tuple(labels)), fault=fault)
+        labels, known = class_numbers(document, self._heads)
+        return Decoded(inspection=Inspection(time_ms, labels), fault=None if known else Fault.UNKNOWN_CLASS)
 
     def _open(self, payload: bytes, time_path: str, now_ms: int) -> tuple[Any, int, Fault | None]:
         """The document and its source time, or the fault that the message as a whole has."""
@@ -226,7 +220,7 @@ class Decoder:
             return None, 0, Fault.MALFORMED
         if not isinstance(document, dict):
             return None, 0, Fault.MALFORMED
-        time_ms = _time_ms(_at(document, time_path))
+        time_ms = source_time_ms(_at(document, time_path))
         if time_ms is None:
             return None, 0, Fault.NO_TIME
         if time_ms > now_ms + self._mapping.max_ahead_s * 1000:
@@ -235,6 +229,7 @@ class Decoder:
 
 
 _ABSENT: Final = object()
+_UNSAID: Final = (None, "", UNKNOWN, str(UNKNOWN))
 
 
 def _pattern(topic: str) -> re.Pattern[str]:
@@ -252,7 +247,20 @@ def _at(document: Any, path: str) -> Any:
     return document
 
 
-def _number(given: Any, wanted: PropertyMap) -> tuple[float | None, Fault | None]:
+def class_numbers(document: Mapping[str, Any], heads: tuple[Head, ...]) -> tuple[tuple[int, ...], bool]:
+    """The class numbers that an inspection names, and whether all that it says is a class of the task."""
+    labels, known = [], True
+    for head in heads:
+        given = document.get(head.name)
+        if isinstance(given, str) and given in head.classes:
+            labels.append(head.classes.index(given))
+        else:
+            labels.append(UNKNOWN)
+            known = known and given in _UNSAID
+    return tuple(labels), known
+
+
+def checked_number(given: Any, wanted: PropertyMap) -> tuple[float | None, Fault | None]:
     """The value, as far as it is one, and what is wrong with it."""
     if isinstance(given, str) and given.strip().lower() == "nan":
         return None, Fault.NAN
@@ -266,7 +274,7 @@ def _number(given: Any, wanted: PropertyMap) -> tuple[float | None, Fault | None
     return value, None if wanted.minimum <= value <= wanted.maximum else Fault.OUT_OF_RANGE
 
 
-def _time_ms(given: Any) -> int | None:
+def source_time_ms(given: Any) -> int | None:
     """Milliseconds since 1970 from ISO 8601 (UTC where it names no zone) or from a number of milliseconds."""
     if isinstance(given, str):
         try:

@@ -16,23 +16,31 @@ ONLINE, OFFLINE = b"online", b"offline"  # the whole payload of `agent/<name>/av
 MAX_STATUS_BYTES = 16 * 1024
 
 
-class Refusal(msgspec.Struct, frozen=True):
-    """The last thing that the agent refused: a member of gemel.wire.reasons.Reason, and what it was about."""
+class Participation(msgspec.Struct, frozen=True):
+    """The agent's part in the latest round that it heard of. What is not known yet is None."""
 
-    reason: str
-    detail: str
-    time_ms: Millis
+    round: Count
+    participation: str  # in words: committed, revealed, accepted, or why not
+    samples: Count | None = None
+    loss: float | None = None
+    accuracy: float | None = None
+    change: float | None = None  # mean absolute change of a weight
+    frame_bytes: Count | None = None
 
 
 class AgentStatus(msgspec.Struct, frozen=True):
-    """What an agent runs, and why. `examples`: labelled windows that it can train from."""
+    """What an agent runs, and why. `examples`: labelled windows that it can train from.
+
+    `refusal` says why a deployment was refused, and is empty once a later one is installed.
+    """
 
     schema: Literal["gemel.agent/1"]
     site: TopicLevel
     name: TopicLevel
     asset: TopicLevel
     model: RunningModel | None
-    refusal: Refusal | None
+    refusal: str
+    learning: Participation | None
     examples: Count
     linked_since_ms: Millis
 

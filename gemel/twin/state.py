@@ -152,8 +152,8 @@ def diagnose(twin: Twin, model: RunningModel, health: Mapping[str, Diagnosis]) -
     return _changed(twin, model=model, health=dict(health))
 
 
-def install(twin: Twin, model: RunningModel) -> Twin:
-    """Name the model in use; what its predecessor said is dropped."""
+def install(twin: Twin, model: RunningModel | None) -> Twin:
+    """Name the model in use, or that there is none; what its predecessor said is dropped."""
     return twin if twin.model == model else _changed(twin, model=model, health={})
 
 

@@ -1,0 +1,119 @@
+"""After each finished window, and for each new model: what the model in use says about the machine.
+
+Confidence is shown as what it is. A network's own probability says how sure it is, not how often it is right; so it
+is bounded by the share of this model's answers that inspections of this machine have borne out lately. Before any
+inspection that share is one half.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from edge_agent.judging import Judgement
+from edge_agent.model_in_use import InUse, ModelInUse
+from gemel.errors import Malformed
+from gemel.learning.task import UNKNOWN
+from gemel.twin.state import Diagnosis, Quality, RunningModel
+from gemel.twin.window import Example, Window
+
+REMEMBERED = 50  # inspections of one head that count
+AWAITED = 8  # answers that wait for their inspection
+
+Judge = Callable[[InUse, Window], Awaitable[dict[str, Judgement]]]
+Told = Callable[[RunningModel, dict[str, Diagnosis]], None]
+_log = structlog.get_logger("agent.inference")
+
+
+class TrackRecord:
+    """How often the answers of one model were right."""
+
+    def __init__(self, heads: tuple[str, ...]) -> None:
+        self._heads = heads
+        self._hits: dict[str, deque[bool]] = {head: deque(maxlen=REMEMBERED) for head in heads}
+        self._awaiting: dict[int, dict[str, int]] = {}
+
+    def answered(self, window: Window, labels: Mapping[str, int]) -> None:
+        """Remember an answer until its inspection comes."""
+        self._awaiting[window.start_ms] = dict(labels)
+        if len(self._awaiting) > AWAITED:
+            del self._awaiting[next(iter(self._awaiting))]
+
+    def inspected(self, example: Example) -> None:
+        """Compare the answer about that window, if there is one, with what was found."""
+        answer = self._awaiting.pop(example.window.start_ms, {})
+        for head, found in zip(self._heads, example.labels, strict=True):
+            if head in answer and found != UNKNOWN:
+                self._hits[head].append(answer[head] == found)
+
+    def share(self, head: str) -> float:
+        """The share that was right, by Laplace's rule of succession: (hits + 1) / (inspections + 2)."""
+        hits = self._hits[head]
+        return (sum(hits) + 1) / (len(hits) + 2)
+
+
+class Inference:
+    """Judges the latest window with the model in use; windows that come while it is busy give way to the latest."""
+
+    def __init__(self, heads: tuple[str, ...], model_in_use: ModelInUse, judge: Judge, tell: Told) -> None:
+        self._heads, self._model_in_use, self._judge, self._tell = heads, model_in_use, judge, tell
+        self._window: Window | None = None
+        self._something_new = asyncio.Event()
+        self._model: InUse | None = None
+        self._record = TrackRecord(heads)
+
+    def look_at(self, window: Window) -> None:
+        """The machine's latest window."""
+        self._window = window
+        self._something_new.set()
+
+    def learn_outcome(self, example: Example) -> None:
+        """What an inspection found."""
+        self._record.inspected(example)
+
+    async def run(self) -> None:
+        """Judge for ever. Errors of the judge that are not the model's fault are raised."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_models(), name="watch models")
+            while True:
+                await self._something_new.wait()
+                self._something_new.clear()
+                if self._window is not None and (model := self._model_in_use.current()) is not None:
+                    await self._judge_once(model, self._window)
+
+    async def _watch_models(self) -> None:
+        seen: InUse | None = None
+        while True:
+            seen = await self._model_in_use.other_than(seen)
+            self._something_new.set()
+
+    async def _judge_once(self, model: InUse, window: Window) -> None:
+        if model != self._model:
+            self._model, self._record = model, TrackRecord(self._heads)
+        try:
+            judgements = await self._judge(model, window)
+        except Malformed as error:
+            _log.error("the model in use gives no answer", deployment=model.deployment, error=str(error))
+            return
+        except FileNotFoundError:
+            return  # swapped meanwhile: the new model is judged next
+        if self._model_in_use.current() != model:
+            return
+        self._record.answered(window, {head: judgement.label for head, judgement in judgements.items()})
+        quality = Quality.UNCERTAIN if window.filled else Quality.GOOD
+        self._tell(
+            model.running,
+            {
+                head: Diagnosis(
+                    judgement.condition,
+                    round(min(judgement.probability, self._record.share(head)), 4),
+                    judgement.top_inputs,
+                    window.end_ms,
+                    quality,
+                )
+                for head, judgement in judgements.items()
+            },
+        )
