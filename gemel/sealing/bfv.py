@@ -1,6 +1,6 @@
 """The one place that knows how TenSEAL and SEAL write things down.
 
-Ciphertexts leave this module as words (see frames.py) and enter it as words that `check_frame` has passed. The
+Ciphertexts leave this module as words (see frames.py) and enter it as words that `check_body` has passed. The
 serialised forms that TenSEAL's public functions take are built here from a ciphertext made on the spot, so no byte
 of them, words apart, ever comes from outside.
 """
@@ -114,7 +114,7 @@ def words_of(vector: ts.BFVVector) -> Words:
 
 
 class Loader:
-    """Turns words that `check_frame` has passed back into ciphertexts of one context."""
+    """Turns words that `check_body` has passed back into ciphertexts of one context."""
 
     def __init__(self, context: ts.Context) -> None:
         self._context = context

@@ -26,7 +26,7 @@ MODULUS = 18014398509309953
 KEY_MODULUS = 36028797018652673
 WORD_BYTES = 7  # a coefficient below 2^54 as it travels
 CHUNK_BYTES = 2 * RING_DEGREE * WORD_BYTES
-FRAME_HEADER_BYTES = 68
+BODY_HEADER_BYTES = 68
 MAX_PARAMETERS = 100_000_000
 _NOISE_SIGMAS = 12
 
@@ -67,18 +67,18 @@ class Budget:
 
     @property
     def chunks(self) -> int:
-        """Ciphertexts in a frame."""
+        """Ciphertexts in a sealed body."""
         return self.packing.chunks(self.parameters)
 
     @property
-    def frame_bytes(self) -> int:
-        """Length of a frame, an update's or a sum's: exact, not a bound."""
-        return FRAME_HEADER_BYTES + self.chunks * CHUNK_BYTES
+    def body_bytes(self) -> int:
+        """Length of a sealed body, an update's or a sum's: exact, not a bound."""
+        return BODY_HEADER_BYTES + self.chunks * CHUNK_BYTES
 
     @property
     def bytes_per_parameter(self) -> float:
         """Sealed bytes for each parameter (plain float32 is 4)."""
-        return self.frame_bytes / self.parameters
+        return self.body_bytes / self.parameters
 
     @property
     def step(self) -> float:
@@ -103,14 +103,14 @@ class Budget:
                 "bits, contributors",
                 f"a sum of {self.policy.contributors} values of {self.policy.bits} bits exceeds the noise budget",
             )
-        if max_frame_bytes is not None and self.frame_bytes > max_frame_bytes:
+        if max_frame_bytes is not None and self.body_bytes > max_frame_bytes:
             raise ConfigError(
-                "policy", "max_frame_bytes", f"at least {self.frame_bytes} for this model, got {max_frame_bytes}"
+                "policy", "max_frame_bytes", f"at least {self.body_bytes} for this model, got {max_frame_bytes}"
             )
 
     TABLE_HEAD = (
         "| scheme | bits | contributors | parameters | lanes | log2 t | headroom, bits | noise margin, bits "
-        "| frame, bytes | bytes a parameter | step | worst error |\n"
+        "| sealed, bytes | bytes a parameter | step | worst error |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )
 
@@ -121,7 +121,7 @@ class Budget:
         return (
             f"| {policy.scheme} | {policy.bits} | {policy.contributors} | {self.parameters} | {self.lanes} "
             f"| {math.log2(self.plain_modulus):.2f} | {self.headroom_bits:.4f} | {self.noise_margin_bits:.2f} "
-            f"| {self.frame_bytes} | {self.bytes_per_parameter:.2f} | {self.step:.3g} | {worst:.3g} |"
+            f"| {self.body_bytes} | {self.bytes_per_parameter:.2f} | {self.step:.3g} | {worst:.3g} |"
         )
 
 

@@ -1,7 +1,7 @@
-"""The two formats of this room: sealed frames and opened sums. Pure.
+"""The two formats of this room: sealed bodies and opened sums. Pure.
 
-A sealed frame holds an update (it travels as the body behind a signed header) or a sum. Every number but the words
-follows from policy, model size and context:
+A sealed body holds an update (with its signed header in front it travels as a frame) or a sum. Every number but the
+words follows from policy, model size and context:
 
     offset  size  field
     0       4     magic b"GSEL"
@@ -20,7 +20,7 @@ follows from policy, model size and context:
 
 No serialisation of TenSEAL or SEAL travels. Their forms carry sizes, versions, compressed streams and parameter
 digests that a hostile sender can forge (a forged `sizes` reads past the heap, a small zstd stream may unfold without
-bound). Here such fields do not exist: after `check_frame` has seen exact numbers and an exact length, all that
+bound). Here such fields do not exist: after `check_body` has seen exact numbers and an exact length, all that
 is left is words below the modulus, and every choice of those is a ciphertext. They are 7 % smaller, too.
 
 An opened sum: magic b"GOPN", version 1, scheme 1, reserved 2, contributors u32, parameters u32 | sums, each i32.
@@ -40,11 +40,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemel.errors import Malformed, Refused
-from gemel.sealing.budget import CHUNK_BYTES, FRAME_HEADER_BYTES, MODULUS, RING_DEGREE, WORD_BYTES, Budget
+from gemel.sealing.budget import BODY_HEADER_BYTES, CHUNK_BYTES, MODULUS, RING_DEGREE, WORD_BYTES, Budget
 from gemel.sealing.packing import Integers, largest_value
 from gemel.wire.messages import SealingPolicy
 from gemel.wire.reasons import Reason
-from gemel.wire.tensors import Vector
 from gemel.wire.types import Digest
 
 Words = NDArray[np.uint64]  # one ciphertext: shape (2, 4096), each below MODULUS
@@ -56,15 +55,15 @@ _OPENED_HEAD = struct.Struct("<4sBBHII")
 _OPENED_MAGIC, _OPENED_VERSION = b"GOPN", 1
 
 
-class FrameKind(IntEnum):
-    """What a frame's ciphertexts hold."""
+class BodyKind(IntEnum):
+    """What a body's ciphertexts hold."""
 
     UPDATE = 1
     SUM = 2
 
 
 class _Head(NamedTuple):
-    """A frame's header, field by field."""
+    """A body's header, field by field."""
 
     magic: bytes
     version: int
@@ -89,16 +88,16 @@ class _Head(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class FrameShape:
-    """Everything that a frame's header must say: known before it arrives."""
+class BodyShape:
+    """Everything that a body's header must say: known before it arrives."""
 
     budget: Budget
     context: Digest
-    kind: FrameKind = FrameKind.UPDATE
+    kind: BodyKind = BodyKind.UPDATE
     contributors: int = 1
 
     def head(self) -> _Head:
-        """The only header that a frame of this shape can have."""
+        """The only header that a body of this shape can have."""
         return _Head(
             magic=_MAGIC,
             version=_VERSION,
@@ -115,21 +114,21 @@ class FrameShape:
         )
 
 
-def pack_frame(shape: FrameShape, chunks: Iterable[Words]) -> bytes:
-    """A frame of this shape from its ciphertexts' words."""
+def pack_body(shape: BodyShape, chunks: Iterable[Words]) -> bytes:
+    """A sealed body of this shape from its ciphertexts' words."""
     parts = [_HEAD.pack(*shape.head())]
     parts.extend(words.astype("<u8").reshape(-1, 1).view(np.uint8)[:, :WORD_BYTES].tobytes() for words in chunks)
     return b"".join(parts)
 
 
-def check_frame(body: bytes, shape: FrameShape) -> None:
+def check_body(body: bytes, shape: BodyShape) -> None:
     """Return only if `body` is whole and of this shape; nothing of TenSEAL has seen a byte of it by then.
 
     Raises Refused: plaintext (nothing sealed, or a ciphertext that hides nothing), malformed (version, scheme,
     kind, a coefficient not below the modulus), digest_mismatch (sealed for another context), forged_size (counts or
     sizes are not those of policy and model), wrong_length.
     """
-    if len(body) < FRAME_HEADER_BYTES or body[:4] != _MAGIC:
+    if len(body) < BODY_HEADER_BYTES or body[:4] != _MAGIC:
         raise Refused(Reason.PLAINTEXT, "not a sealed update")
     given, due = _Head(*_HEAD.unpack_from(body)), shape.head()
     if given.form != due.form:
@@ -138,19 +137,19 @@ def check_frame(body: bytes, shape: FrameShape) -> None:
         raise Refused(Reason.DIGEST_MISMATCH, f"sealed for the context {given.context.hex()[:12]}")
     if given.sizes != due.sizes:
         raise Refused(Reason.FORGED_SIZE, f"counts and sizes are {given.sizes}, {due.sizes} expected")
-    if len(body) != shape.budget.frame_bytes:
-        raise Refused(Reason.WRONG_LENGTH, f"{len(body)} bytes, {shape.budget.frame_bytes} needed")
-    for index, words in enumerate(frame_words(body)):
+    if len(body) != shape.budget.body_bytes:
+        raise Refused(Reason.WRONG_LENGTH, f"{len(body)} bytes, {shape.budget.body_bytes} needed")
+    for index, words in enumerate(body_words(body)):
         if words.max() >= MODULUS:
             raise Refused(Reason.MALFORMED, f"chunk {index} has a coefficient that is not below the modulus")
         if not words[1].any():
             raise Refused(Reason.PLAINTEXT, f"chunk {index} hides nothing: its c1 is zero")
 
 
-def frame_words(body: bytes) -> Iterator[Words]:
-    """The ciphertexts of a frame that `check_frame` has passed, one after the other."""
+def body_words(body: bytes) -> Iterator[Words]:
+    """The ciphertexts of a body that `check_body` has passed, one after the other."""
     chunk = np.zeros((2 * RING_DEGREE, 8), np.uint8)
-    for start in range(FRAME_HEADER_BYTES, len(body), CHUNK_BYTES):
+    for start in range(BODY_HEADER_BYTES, len(body), CHUNK_BYTES):
         raw = np.frombuffer(body, np.uint8, CHUNK_BYTES, start)
         chunk[:, :WORD_BYTES] = raw.reshape(-1, WORD_BYTES)
         yield chunk.view("<u8").reshape(2, RING_DEGREE).astype(np.uint64)
@@ -171,13 +170,14 @@ class OpenedSum:
         return head + self.sums.astype("<i4").tobytes()
 
     @classmethod
-    def parse(cls, data: bytes, policy: SealingPolicy, *, parameters: int, contributors: int) -> OpenedSum:
-        """Raises Malformed unless `data` is a sum of so many contributors for so many parameters, within range."""
-        head = _OPENED_MAGIC, _OPENED_VERSION, _SCHEMES[policy.scheme], 0, contributors, parameters
-        if data[: _OPENED_HEAD.size] != _OPENED_HEAD.pack(*head):
-            raise Malformed("opened sum", "its header is not the one of this round")
+    def parse(cls, data: bytes, policy: SealingPolicy, parameters: int) -> OpenedSum:
+        """Raises Malformed unless `data` is an opened sum for so many parameters, with values its policy allows."""
         if len(data) != _OPENED_HEAD.size + 4 * parameters:
             raise Malformed("opened sum", f"{len(data)} bytes for {parameters} parameters")
+        magic, version, scheme, reserved, contributors, given = _OPENED_HEAD.unpack_from(data)
+        form = (_OPENED_MAGIC, _OPENED_VERSION, _SCHEMES[policy.scheme], 0, parameters)
+        if (magic, version, scheme, reserved, given) != form or not 1 <= contributors <= policy.contributors:
+            raise Malformed("opened sum", "its header is not one of this round")
         opened = cls(contributors, np.frombuffer(data, "<i4", parameters, _OPENED_HEAD.size).astype(np.int64))
         opened.check_range(policy)
         return opened
@@ -187,22 +187,3 @@ class OpenedSum:
         limit = largest_value(policy.bits) * self.contributors
         if np.abs(self.sums).max(initial=0) > limit:
             raise Malformed("opened sum", f"a value is outside ± {limit}")
-
-
-def mean_update(opened: OpenedSum, policy: SealingPolicy, total_weight: int) -> Vector:
-    """The FedAvg mean, sum of n_k · update_k over sum of n_k, from the opened integers.
-
-    float64 until the last step: every party computes the same bytes. Raises Refused(overweight) for a total weight
-    that so many contributors under the policy's cap cannot have.
-    """
-    if not opened.contributors <= total_weight <= opened.contributors * policy.weight_cap:
-        raise Refused(Reason.OVERWEIGHT, f"total weight {total_weight} of {opened.contributors} contributors")
-    step = policy.clip / largest_value(policy.bits)
-    return (opened.sums.astype(np.float64) * (step * policy.weight_cap / total_weight)).astype(np.float32)
-
-
-def apply_update(base: Vector, mean: Vector) -> Vector:
-    """The candidate: base + mean, added in float64 and rounded once."""
-    if base.shape != mean.shape:
-        raise ValueError(f"base {base.shape} and mean {mean.shape} differ")
-    return (base.astype(np.float64) + mean.astype(np.float64)).astype(np.float32)

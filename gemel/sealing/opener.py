@@ -18,7 +18,7 @@ import tenseal as ts
 from gemel.errors import Malformed, Refused
 from gemel.sealing.bfv import Loader, check_modulus, create_context, decrypt, load_context, public_bytes, secret_bytes
 from gemel.sealing.budget import budget_of
-from gemel.sealing.frames import FrameKind, FrameShape, OpenedSum, check_frame, frame_words
+from gemel.sealing.frames import BodyKind, BodyShape, OpenedSum, body_words, check_body
 from gemel.wire.messages import SealingPolicy, decode, encode
 from gemel.wire.reasons import Reason
 from gemel.wire.types import sha256
@@ -53,13 +53,13 @@ class Opener:
         return self._public
 
     def open(self, sum_body: bytes, contributors: int) -> bytes:
-        """See OpenerPort. Raises Refused as `check_frame`, Malformed for a sum that contributors cannot make."""
+        """See OpenerPort. Raises Refused as `check_body`, Malformed for a sum that contributors cannot make."""
         if self._context is None:
             raise Refused(Reason.STALE_ROUND, "this round's sealing key is destroyed")
-        shape = FrameShape(self._budget, sha256(self._public), FrameKind.SUM, contributors)
-        check_frame(sum_body, shape)
+        shape = BodyShape(self._budget, sha256(self._public), BodyKind.SUM, contributors)
+        check_body(sum_body, shape)
         loader = Loader(load_context(self._public))
-        slots = np.stack([decrypt(self._context, loader.vector(words)) for words in frame_words(sum_body)])
+        slots = np.stack([decrypt(self._context, loader.vector(words)) for words in body_words(sum_body)])
         opened = OpenedSum(contributors, self._budget.packing.unpack(slots, self._budget.parameters))
         opened.check_range(self._budget.policy)
         return opened.pack(self._budget.policy)

@@ -48,7 +48,7 @@ class OpenerPort(Protocol):
     """The custodian's side: the secret key of one round."""
 
     def public_context(self) -> bytes:
-        """What agents seal with; named by its SHA-256 in every frame."""
+        """What agents seal with; named by its SHA-256 in every sealed body."""
         ...
 
     def open(self, sum_body: bytes, contributors: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gemel.errors import Refused
 from gemel.sealing.bfv import check_modulus, encrypt, load_public, words_of
 from gemel.sealing.budget import budget_of
-from gemel.sealing.frames import FrameShape, pack_frame
+from gemel.sealing.frames import BodyShape, pack_body
 from gemel.sealing.packing import quantise
 from gemel.sealing.ports import Sealed
 from gemel.wire.messages import SealingPolicy
@@ -24,7 +24,7 @@ class Sealer:
         self._policy = policy
         self._context = load_public(context)
         check_modulus(self._context, budget)
-        self._shape = FrameShape(budget, sha256(context))
+        self._shape = BodyShape(budget, sha256(context))
 
     def seal(self, update: Vector, weight: int, residual: Vector) -> Sealed:
         """See SealerPort."""
@@ -36,5 +36,5 @@ class Sealer:
         share = weight / policy.weight_cap
         quantised = quantise(update, residual, clip=policy.clip, bits=policy.bits, share=share)
         slots = budget.packing.pack(quantised.values)
-        body = pack_frame(self._shape, (words_of(encrypt(self._context, chunk)) for chunk in slots))
+        body = pack_body(self._shape, (words_of(encrypt(self._context, chunk)) for chunk in slots))
         return Sealed(body, quantised.residual)

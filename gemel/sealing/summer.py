@@ -9,7 +9,7 @@ import tenseal as ts
 from gemel.errors import Refused
 from gemel.sealing.bfv import Loader, check_modulus, load_public, words_of
 from gemel.sealing.budget import budget_of
-from gemel.sealing.frames import FrameKind, FrameShape, check_frame, frame_words, pack_frame
+from gemel.sealing.frames import BodyKind, BodyShape, body_words, check_body, pack_body
 from gemel.wire.messages import SealingPolicy
 from gemel.wire.reasons import Reason
 from gemel.wire.types import sha256
@@ -25,7 +25,7 @@ class Summer:
         loaded = load_public(context)
         check_modulus(loaded, budget)
         self._loader = Loader(loaded)
-        self._shape = FrameShape(budget, sha256(context))
+        self._shape = BodyShape(budget, sha256(context))
         self._sums: list[ts.BFVVector] = []
         self.contributors = 0
 
@@ -34,8 +34,8 @@ class Summer:
         limit = self._shape.budget.policy.contributors
         if self.contributors >= limit:
             raise ValueError(f"the policy allows {limit} contributors")
-        check_frame(body, self._shape)
-        vectors = [self._loader.vector(words) for words in frame_words(body)]
+        check_body(body, self._shape)
+        vectors = [self._loader.vector(words) for words in body_words(body)]
         if self._sums:
             try:
                 vectors = [total + vector for total, vector in zip(self._sums, vectors, strict=True)]
@@ -48,5 +48,5 @@ class Summer:
         """See SummerPort."""
         if not self._sums:
             raise ValueError("nothing has been added")
-        shape = replace(self._shape, kind=FrameKind.SUM, contributors=self.contributors)
-        return pack_frame(shape, (words_of(vector) for vector in self._sums))
+        shape = replace(self._shape, kind=BodyKind.SUM, contributors=self.contributors)
+        return pack_body(shape, (words_of(vector) for vector in self._sums))

@@ -1,6 +1,7 @@
 """What services hand to their worker processes: plain functions whose arguments and results pickle well.
 
 Each builds what it needs from bytes (a few milliseconds) and keeps nothing. The custodian's are in opener.py.
+A frame is a signed update header and the sealed body behind it, as it travels and as it is spooled.
 """
 
 from __future__ import annotations
@@ -8,11 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from gemel.sealing import frames
+from gemel.sealing.bfv import load_public
+from gemel.sealing.budget import budget_of
 from gemel.sealing.ports import Sealed, SealerPort, SummerPort
 from gemel.sealing.sealer import Sealer
 from gemel.sealing.summer import Summer
+from gemel.wire.envelope import HEADER_BYTES
 from gemel.wire.messages import SealingPolicy
 from gemel.wire.tensors import Vector
+from gemel.wire.types import Digest
+
+
+def check_public_context(context: bytes) -> None:
+    """Raises ConfigError if there is a secret key in a context, Refused(malformed) if it is not one of this room."""
+    load_public(context)
 
 
 def seal_update(context: bytes, policy: SealingPolicy, vector: Vector, weight: int, residual: Vector) -> Sealed:
@@ -21,15 +32,20 @@ def seal_update(context: bytes, policy: SealingPolicy, vector: Vector, weight: i
     return sealer.seal(vector, weight, residual)
 
 
-def sum_frames(
-    context: bytes, policy: SealingPolicy, parameters: int, frame_paths: Sequence[Path], *, skip_bytes: int = 0
-) -> bytes:
-    """The sealed sum of the frames in these files, read one at a time; see SummerPort.
+def check_body(frame: bytes, policy: SealingPolicy, parameters: int, context: Digest) -> None:
+    """Raises Refused unless the sealed body in `frame` is whole and of this round; see frames.check_body.
 
-    `skip_bytes` is what stands before the frame in each file: its signed header, where that is kept with it. Raises
-    Refused for the first frame that does not hold, OSError for a file that cannot be read.
+    Under a millisecond for 50,000 parameters: no worker needed. The frame's header is for the caller to check.
+    """
+    frames.check_body(frame[HEADER_BYTES:], frames.BodyShape(budget_of(policy, parameters), context))
+
+
+def sum_frames(context: bytes, policy: SealingPolicy, parameters: int, frame_paths: Sequence[Path]) -> bytes:
+    """The sealed sum of the bodies of these frames, read one at a time; see SummerPort.
+
+    Raises Refused for the first body that does not hold, OSError for a file that cannot be read.
     """
     summer: SummerPort = Summer(context, policy, parameters)
     for path in frame_paths:
-        summer.add(path.read_bytes()[skip_bytes:])
+        summer.add(path.read_bytes()[HEADER_BYTES:])
     return summer.sum()

@@ -11,7 +11,7 @@ from tenseal import sealapi
 from gemel.errors import Malformed
 from gemel.sealing.bfv import load_context
 from gemel.sealing.budget import MODULUS, RING_DEGREE, budget_of
-from gemel.sealing.frames import OpenedSum, check_frame, frame_words, pack_frame
+from gemel.sealing.frames import OpenedSum, body_words, check_body, pack_body
 from gemel.sealing.opener import Opener
 from gemel.sealing.packing import quantise
 from gemel.sealing.sealer import Sealer
@@ -40,10 +40,10 @@ class Round:
             update[: self.parameters // 2] = rng.standard_normal(self.parameters // 2) * 0.03
         self.honest = [sealer.seal(update, CAP, zeros).body for update in self.updates]
 
-        words = list(frame_words(sealer.seal(zeros, CAP, zeros).body))
+        words = list(body_words(sealer.seal(zeros, CAP, zeros).body))
         words[1][1, 0] = (int(words[1][1, 0]) + MODULUS // self.budget.plain_modulus) % MODULUS
-        self.corrupt = pack_frame(sealer._shape, words)
-        check_frame(self.corrupt, sealer._shape)  # a ciphertext like any other: no form gives it away
+        self.corrupt = pack_body(sealer._shape, words)
+        check_body(self.corrupt, sealer._shape)  # a ciphertext like any other: no form gives it away
 
         summer = Summer(context, self.policy, self.parameters)
         for frame in (*self.honest, self.corrupt):
@@ -70,13 +70,13 @@ def test_corrupt_agent_reads_the_key_of_its_round_and_opens_another_agents_frame
     played = Round(contributors=3)
     t = played.budget.plain_modulus
     data = played.opener.open(played.sum, 3)
-    opened = OpenedSum.parse(data, played.policy, parameters=played.parameters, contributors=3)
+    opened = OpenedSum.parse(data, played.policy, played.parameters)
 
     key = key_in(played.budget.packing.pack(opened.sums)[1], played.context, t)
     assert key.size == RING_DEGREE
     assert set(np.unique(key)) == {-1, 0, 1}  # a ternary secret, every coefficient of it
 
-    c0, c1 = next(frame_words(played.honest[0]))
+    c0, c1 = next(body_words(played.honest[0]))
     phase = (c0.astype(object) + negacyclic(c1, key)) % MODULUS
     scaled = [(int(value) * t + MODULUS // 2) // MODULUS % t for value in phase]
     terms = [f"{value:X}x^{power}" for power, value in enumerate(scaled) if value]

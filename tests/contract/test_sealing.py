@@ -17,21 +17,21 @@ from gemel.sealing.bfv import (
     create_context,
     encrypt,
     load_context,
-    load_public,
     public_bytes,
     secret_bytes,
     words_of,
 )
 from gemel.sealing.budget import (
+    BODY_HEADER_BYTES,
     CHUNK_BYTES,
-    FRAME_HEADER_BYTES,
     MODULUS,
     RING_DEGREE,
     Budget,
     batching_prime,
     budget_of,
 )
-from gemel.sealing.frames import OpenedSum, check_frame, frame_words, mean_update, pack_frame
+from gemel.sealing.candidate import mean_update
+from gemel.sealing.frames import OpenedSum, body_words, check_body, pack_body
 from gemel.sealing.opener import Opener, create_key, open_sum, public_context_of
 from gemel.sealing.packing import largest_value, quantise
 from gemel.sealing.ports import OpenerPort, SealerPort, SummerPort
@@ -40,6 +40,7 @@ from gemel.sealing.summer import Summer
 from gemel.wire.envelope import HEADER_BYTES
 from gemel.wire.messages import SealingPolicy
 from gemel.wire.reasons import Reason
+from gemel.wire.types import sha256
 
 PARAMETERS = 300
 CAP = 1000
@@ -99,9 +100,7 @@ def test_opened_sum_is_exactly_the_sum_of_what_agents_quantised(bits, contributo
     updates, weights = updates_of(contributors, parameters)
     sealed = [plant.sealer.seal(u, w, zeros(parameters)) for u, w in zip(updates, weights, strict=True)]
     total = plant.sum_of(s.body for s in sealed)
-    opened = OpenedSum.parse(
-        plant.opener.open(total, contributors), plant.policy, parameters=parameters, contributors=contributors
-    )
+    opened = OpenedSum.parse(plant.opener.open(total, contributors), plant.policy, parameters)
     quantised = [
         quantise(u, zeros(parameters), clip=plant.policy.clip, bits=bits, share=w / CAP).values
         for u, w in zip(updates, weights, strict=True)
@@ -119,17 +118,17 @@ def test_extreme_values_of_every_contributor_open_exactly():
     for sign in (-1, 1):
         update = np.full(PARAMETERS, sign * 0.1, np.float32)
         total = plant.sum_of(plant.sealer.seal(update, CAP, zeros()).body for _ in range(5))
-        opened = OpenedSum.parse(plant.opener.open(total, 5), plant.policy, parameters=PARAMETERS, contributors=5)
+        opened = OpenedSum.parse(plant.opener.open(total, 5), plant.policy, PARAMETERS)
         assert (opened.sums == sign * 5 * largest_value(8)).all()
 
 
-def test_same_frames_give_the_same_bytes_in_any_order(plant, bodies):
+def test_same_bodies_give_the_same_bytes_in_any_order(plant, bodies):
     assert plant.sum_of(bodies) == plant.sum_of(bodies) == plant.sum_of(reversed(bodies))
 
 
 def test_sum_is_the_words_added_modulo_q(plant, bodies):
-    added = sum(np.stack(list(frame_words(body))) for body in bodies) % MODULUS
-    assert np.array_equal(np.stack(list(frame_words(plant.sum_of(bodies)))), added)
+    added = sum(np.stack(list(body_words(body))) for body in bodies) % MODULUS
+    assert np.array_equal(np.stack(list(body_words(plant.sum_of(bodies)))), added)
 
 
 def test_sealing_the_same_update_twice_gives_different_ciphertexts(plant):
@@ -148,7 +147,7 @@ def test_residuals_carry_rounding_over_rounds_through_real_keys(plant):
         sealed = [plant.sealer.seal(u, w, r) for u, w, r in zip(updates, weights, residuals, strict=True)]
         residuals = [s.residual for s in sealed]
         opened = plant.opener.open(plant.sum_of(s.body for s in sealed), 2)
-        opened_total += OpenedSum.parse(opened, plant.policy, parameters=PARAMETERS, contributors=2).sums * step
+        opened_total += OpenedSum.parse(opened, plant.policy, PARAMETERS).sums * step
         wanted += sum(
             np.clip(u.astype(np.float64), -0.1, 0.1) * w / CAP for u, w in zip(updates, weights, strict=True)
         )
@@ -158,15 +157,17 @@ def test_residuals_carry_rounding_over_rounds_through_real_keys(plant):
 def test_worker_functions_do_a_whole_round_on_files(tmp_path):
     policy = policy_of()
     key = create_key(policy, PARAMETERS)
+    work.check_public_context(key.public_context)
     assert public_context_of(key.secret) == key.public_context
     updates, weights = updates_of(3)
     paths: list[Path] = []
     for index, (update, weight) in enumerate(zip(updates, weights, strict=True)):
         frame = bytes(HEADER_BYTES) + work.seal_update(key.public_context, policy, update, weight, zeros()).body
+        work.check_body(frame, policy, PARAMETERS, sha256(key.public_context))
         paths.append(tmp_path / str(index))
         paths[-1].write_bytes(frame)
-    total = work.sum_frames(key.public_context, policy, PARAMETERS, paths, skip_bytes=HEADER_BYTES)
-    opened = OpenedSum.parse(open_sum(key.secret, total, 3), policy, parameters=PARAMETERS, contributors=3)
+    total = work.sum_frames(key.public_context, policy, PARAMETERS, paths)
+    opened = OpenedSum.parse(open_sum(key.secret, total, 3), policy, PARAMETERS)
     assert opened.contributors == 3
 
 
@@ -176,7 +177,7 @@ def test_worker_functions_do_a_whole_round_on_files(tmp_path):
 def test_public_context_holds_no_secret_key_and_its_holder_cannot_decrypt(plant, bodies):
     context = ts.context_from(plant.context)
     assert not context.has_secret_key()
-    words = next(iter(frame_words(bodies[0])))
+    words = next(iter(body_words(bodies[0])))
     vector = Loader(load_context(plant.context)).vector(words)
     with pytest.raises(ValueError, match="secret_key"):
         vector.decrypt()
@@ -190,14 +191,14 @@ def test_context_with_the_secret_key_is_refused_by_whoever_may_not_hold_it(party
     with pytest.raises(ConfigError, match="secret key"):
         party(leaked, policy, PARAMETERS)
     with pytest.raises(ConfigError, match="secret key"):
-        load_public(leaked)
+        work.check_public_context(leaked)
 
 
 def test_context_without_a_public_key_is_refused():
     context = create_context(budget_of(policy_of(), PARAMETERS))
     bare = context.serialize(save_public_key=False, save_secret_key=False)
     with pytest.raises(Refused, match="no public key"):
-        load_public(bare)
+        work.check_public_context(bare)
 
 
 def test_context_with_weaker_parameters_or_another_policys_modulus_is_refused(plant):
@@ -208,10 +209,10 @@ def test_context_with_weaker_parameters_or_another_policys_modulus_is_refused(pl
         Sealer(plant.context, policy_of(bits=4), PARAMETERS)
     for junk in (b"", b"\0" * 100, plant.context[:-1000]):
         with pytest.raises(PeerError):
-            load_public(junk)
+            work.check_public_context(junk)
 
 
-def test_frame_sealed_for_another_rounds_key_is_refused_by_digest(plant, bodies):
+def test_body_sealed_for_another_rounds_key_is_refused_by_digest(plant, bodies):
     other = Plant(plant.policy)
     assert other.context != plant.context
     with pytest.raises(Refused) as refusal:
@@ -270,7 +271,7 @@ def test_update_of_another_length_is_not_sealed(plant):
 # --- bad bodies -----------------------------------------------------------------------------------
 
 
-def test_refused_frame_leaves_the_sum_as_it_was(plant, bodies):
+def test_refused_body_leaves_the_sum_as_it_was(plant, bodies):
     summer = plant.summer()
     summer.add(bodies[0])
     for bad in (bodies[1][:-1], bodies[1][:5], b"plaintext", plant.sum_of(bodies)):
@@ -280,10 +281,10 @@ def test_refused_frame_leaves_the_sum_as_it_was(plant, bodies):
     assert summer.sum() == plant.sum_of(bodies[:2])
 
 
-def test_negative_of_somebody_elses_frame_is_refused_before_the_sum_lies_open(plant, bodies):
+def test_negative_of_somebody_elses_body_is_refused_before_the_sum_lies_open(plant, bodies):
     shape = plant.sealer._shape
-    negated = pack_frame(shape, [(MODULUS - words) % MODULUS for words in frame_words(bodies[0])])
-    check_frame(negated, shape)
+    negated = pack_body(shape, [(MODULUS - words) % MODULUS for words in body_words(bodies[0])])
+    check_body(negated, shape)
     summer = plant.summer()
     summer.add(bodies[0])
     with pytest.raises(Refused, match="plaintext"):
@@ -302,7 +303,7 @@ def test_no_more_contributors_than_the_policy_allows_and_no_empty_sum():
         summer.add(body)
 
 
-def test_tenseals_own_serialisation_is_no_sealed_frame(plant):
+def test_tenseals_own_serialisation_is_no_sealed_body(plant):
     vector = encrypt(load_context(plant.context), np.arange(RING_DEGREE))
     with pytest.raises(Refused, match="plaintext"):
         plant.summer().add(vector.serialize())
@@ -313,7 +314,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from gemel.errors import Malformed, Refused
-from gemel.sealing.budget import FRAME_HEADER_BYTES, CHUNK_BYTES
+from gemel.sealing.budget import BODY_HEADER_BYTES, CHUNK_BYTES
 from gemel.sealing.opener import Opener
 from gemel.sealing.summer import Summer
 
@@ -327,7 +328,7 @@ context = opener.public_context()
 for index in range(1200):
     body, kind = bytearray(honest), index % 6
     if kind == 0:  # one bit of the header
-        body[rng.integers(FRAME_HEADER_BYTES)] ^= 1 << rng.integers(8)
+        body[rng.integers(BODY_HEADER_BYTES)] ^= 1 << rng.integers(8)
     elif kind == 1:  # a count, size or modulus
         offset = int(rng.choice([8, 12, 16, 20, 24, 28, 32]))
         body[offset : offset + 4] = rng.bytes(4)
@@ -338,7 +339,7 @@ for index in range(1200):
     elif kind == 4:  # swapped context
         body[36:68] = rng.bytes(32)
     else:  # words: a different ciphertext, or no ciphertext at all
-        offset = int(rng.integers(FRAME_HEADER_BYTES, len(body)))
+        offset = int(rng.integers(BODY_HEADER_BYTES, len(body)))
         body[offset] ^= int(rng.integers(1, 256))
     if index == 0 or summer.contributors == policy.contributors:
         summer = Summer(context, policy, parameters)
@@ -357,7 +358,7 @@ print(refused, accepted)
 """
 
 
-def test_hostile_frames_are_refused_or_only_other_ciphertexts_and_the_process_lives(plant, tmp_path):
+def test_hostile_bodies_are_refused_or_only_other_ciphertexts_and_the_process_lives(plant, tmp_path):
     """What a signed digest would already catch is let through here: only form protects the parser."""
     (tmp_path / "key").write_bytes(plant.opener.to_bytes())
     (tmp_path / "update").write_bytes(plant.sealer.seal(updates_of(1)[0][0], CAP, zeros()).body)
@@ -369,6 +370,36 @@ def test_hostile_frames_are_refused_or_only_other_ciphertexts_and_the_process_li
     assert refused + accepted == 1200
     assert refused >= 1000  # everything but changed words
     assert accepted > 0  # those reached SEAL, as some other ciphertext
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from gemel.sealing.summer import Summer
+from gemel.wire.messages import SealingPolicy
+
+def peak_kib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+folder = Path(sys.argv[1])
+summer = Summer((folder / "context").read_bytes(), SealingPolicy("bfv-packed", 8, 0.1, 1000, 1000), 90_000)
+for index in range(150):
+    summer.add((folder / "update").read_bytes())
+    if index == 20:
+        early = peak_kib()
+print(peak_kib() - early)
+"""
+
+
+def test_memory_stays_flat_in_the_number_of_contributors(tmp_path):
+    plant = Plant(policy_of(contributors=1000), 90_000)
+    (tmp_path / "context").write_bytes(plant.context)
+    body = plant.sealer.seal(zeros(90_000), CAP, zeros(90_000)).body
+    (tmp_path / "update").write_bytes(body)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert int(done.stdout) * 1024 < 10 * len(body)  # 129 more updates were added
 
 
 # --- what the budget rests on ---------------------------------------------------------------------
@@ -418,4 +449,4 @@ def test_words_make_the_round_trip_through_tenseal(plant):
     assert np.array_equal(words_of(Loader(context).vector(words)), words)
     assert words.max() < MODULUS
     assert words.size * 7 == CHUNK_BYTES
-    assert len(pack_frame(plant.sealer._shape, [])) == FRAME_HEADER_BYTES
+    assert len(pack_body(plant.sealer._shape, [])) == BODY_HEADER_BYTES

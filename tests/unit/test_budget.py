@@ -61,9 +61,9 @@ def test_model_size_outside_the_limits_is_refused_by_name(parameters):
 
 def test_frame_larger_than_the_policy_allows_is_refused_with_the_size_it_needs():
     budget = budget_of(policy_of(), 37_000)
-    budget.check(budget.frame_bytes)
-    with pytest.raises(ConfigError, match=f"max_frame_bytes: at least {budget.frame_bytes}"):
-        budget.check(budget.frame_bytes - 1)
+    budget.check(budget.body_bytes)
+    with pytest.raises(ConfigError, match=f"max_frame_bytes: at least {budget.body_bytes}"):
+        budget.check(budget.body_bytes - 1)
 
 
 def test_values_too_large_for_the_noise_budget_are_refused_by_name():
@@ -86,7 +86,7 @@ def test_table_line_has_a_cell_for_every_column_and_shows_the_figures():
     head = Budget.TABLE_HEAD.splitlines()[0]
     assert budget.table_line().count("|") == head.count("|")
     assert f"{math.log2(budget.plain_modulus):.2f}" in budget.table_line()
-    assert str(budget.frame_bytes) in budget.table_line()
+    assert str(budget.body_bytes) in budget.table_line()
 
 
 def test_moduli_are_the_primes_of_the_stated_size():
