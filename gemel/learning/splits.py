@@ -85,7 +85,7 @@ def _histogram(labels: Labels, block: Rows) -> NDArray[np.float64]:
 
 
 def _deal_alike(histograms: NDArray[np.float64], sizes: list[int], random: np.random.Generator) -> list[list[int]]:
-    """Sets of so many blocks, and the rest. In turn, each takes the block that makes its classes most like the whole's."""
+    """Sets of so many blocks, and the rest. In turn, each takes the block that makes it most like the whole."""
     share = histograms.sum(axis=0) / histograms.sum()
     free = list(random.permutation(len(histograms)))
     sets: list[list[int]] = [[] for _ in sizes]

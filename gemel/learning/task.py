@@ -154,7 +154,7 @@ class Task(Protocol):
 
 
 def load_task(path: str) -> Task:
-    """The task at an import path such as `gemel.learning.tasks.hydraulic:task`. Raises ConfigError if none is there."""
+    """The task at an import path such as `gemel.learning.tasks.hydraulic:task`. ConfigError if it is absent."""
     module_name, _, attribute = path.partition(":")
     try:
         task = getattr(importlib.import_module(module_name), attribute)
