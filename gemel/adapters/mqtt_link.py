@@ -15,6 +15,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,9 +46,9 @@ class BusSettings:
     client_id: str
     username: str | None = None
     password: str | None = None
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
     session_expiry_s: int = 86_400  # longer than the longest outage
     receive_maximum: int = 64  # unacknowledged messages that the broker may send us
     publish_deadline_s: float = 30.0
@@ -79,7 +80,7 @@ class BusSettings:
             if self.cert_file is not None:
                 context.load_cert_chain(self.cert_file, self.key_file)
         except OSError as error:
-            files = ", ".join(name for name in (self.ca_file, self.cert_file, self.key_file) if name)
+            files = ", ".join(str(name) for name in (self.ca_file, self.cert_file, self.key_file) if name)
             raise ConfigError(
                 "bus", "ca_file, cert_file, key_file", f"readable PEM files ({files}): {error}"
             ) from error

@@ -402,7 +402,7 @@ def test_url_that_is_no_broker_is_a_configuration_error(url: str) -> None:
 
 
 async def test_certificate_file_that_is_missing_is_a_configuration_error(tmp_path) -> None:
-    bus = MqttBus(BusSettings("mqtts://localhost", "x", ca_file=str(tmp_path / "ca.pem")))
+    bus = MqttBus(BusSettings("mqtts://localhost", "x", ca_file=tmp_path / "ca.pem"))
     with pytest.raises(ConfigError, match="ca_file"):
         await bus.__aenter__()
 

@@ -1,0 +1,92 @@
+"""Every metric of the house, in one table. Prometheus' rules: one prefix, base units, `_total` and `_info`.
+
+    gemel_build_info                     info       which service and version runs
+    gemel_round_phase_seconds{phase}     histogram  how long each phase of a round took
+    gemel_updates_total{outcome,reason}  counter    updates accepted and refused
+    gemel_readings_total{outcome,reason} counter    sensor readings taken and refused
+    gemel_sensor_to_twin_seconds         histogram  from a reading's arrival to its place in the twin
+    gemel_chain_lag_blocks               gauge      blocks between the chain's head and what we have followed
+    gemel_loop_lag_seconds               histogram  how late the event loop wakes a sleeper
+    gemel_mqtt_reconnects_total          counter    links to the broker after the first attempt
+    gemel_mqtt_refused_total             counter    connections and subscriptions that the broker refused
+    gemel_mqtt_dropped_total             counter    QoS 0 messages that a slow handler had no room for
+    gemel_mqtt_unclaimed_total           counter    messages that no subscription wanted
+    gemel_mqtt_publishes_failed_total    counter    publishes that the broker refused or never acknowledged
+
+A label holds one of a few words that are known when the code is written: never a round, a transaction or an address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from gemel.adapters.mqtt_bus import BusCounts
+
+_PHASE_S = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600)
+_LATENCY_S = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
+
+
+class Metrics:
+    """The metrics of one process, in a registry of their own."""
+
+    def __init__(self, service: str) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.build = Info("gemel_build", "Service and version.", registry=registry)
+        self.build.info({"service": service, "version": _version()})
+        self.round_phase_s = Histogram(
+            "gemel_round_phase_seconds",
+            "Duration of a round's phases.",
+            ["phase"],
+            buckets=_PHASE_S,
+            registry=registry,
+        )
+        self.updates = Counter(
+            "gemel_updates",
+            "Updates by outcome; reason is empty if accepted.",
+            ["outcome", "reason"],
+            registry=registry,
+        )
+        self.readings = Counter(
+            "gemel_readings",
+            "Readings by outcome; reason is empty if taken.",
+            ["outcome", "reason"],
+            registry=registry,
+        )
+        self.sensor_to_twin_s = Histogram(
+            "gemel_sensor_to_twin_seconds", "From arrival to the twin.", buckets=_LATENCY_S, registry=registry
+        )
+        self.chain_lag_blocks = Gauge("gemel_chain_lag_blocks", "Blocks behind the chain's head.", registry=registry)
+        self.loop_lag_s = Histogram(
+            "gemel_loop_lag_seconds", "How late the event loop wakes.", buckets=_LATENCY_S, registry=registry
+        )
+
+    def watch_bus(self, counts: BusCounts) -> None:
+        """Show a bus's counts from now on. Once for each process, which has one bus."""
+        self.registry.register(_BusCollector(counts))
+
+
+class _BusCollector(Collector):
+    def __init__(self, counts: BusCounts) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """What the bus has counted, read when somebody asks."""
+        counts = self._counts
+        yield CounterMetricFamily("gemel_mqtt_reconnects", "Links after the first attempt.", counts.reconnects)
+        yield CounterMetricFamily("gemel_mqtt_refused", "Refused connections and subscriptions.", counts.refused)
+        yield CounterMetricFamily("gemel_mqtt_dropped", "QoS 0 messages without room.", counts.dropped)
+        yield CounterMetricFamily("gemel_mqtt_unclaimed", "Messages that nobody wanted.", counts.unclaimed)
+        yield CounterMetricFamily("gemel_mqtt_publishes_failed", "Publishes that failed.", counts.publishes_failed)
+
+
+def _version() -> str:
+    try:
+        return version("gemel")
+    except PackageNotFoundError:  # run from a checkout
+        return "unknown"

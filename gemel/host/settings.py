@@ -1,0 +1,162 @@
+"""Settings: a TOML file, the environment above it (GEMEL_STATE_DIR, GEMEL_BUS__URL), one clear line when wrong."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from gemel.adapters.mqtt_bus import BusSettings
+from gemel.errors import ConfigError
+from gemel.host.logs import LogFormat, LogLevel
+from gemel.wire.types import Address
+
+_Address = Annotated[Address, Field(pattern=r"^0x[0-9a-f]{40}$")]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A table of the file. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BusSection(Section):
+    """[bus]: how to reach the broker."""
+
+    url: str = "mqtt://127.0.0.1:1883"
+    username: str | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    session_expiry_s: Annotated[int, Field(ge=0, le=0xFFFFFFFF)] = 86_400
+    receive_maximum: Annotated[int, Field(ge=1, le=65535)] = 64
+    publish_deadline_s: Seconds = 30.0
+    max_payload_bytes: Annotated[int, Field(ge=1024, le=256 * 1024 * 1024)] = 1024 * 1024
+
+    def settings(self, client_id: str) -> BusSettings:
+        """For the adapter. Raises ConfigError for a password file that cannot be read, or a url that is none."""
+        password = None
+        if self.password_file is not None:
+            try:
+                password = self.password_file.read_text().strip()
+            except OSError as error:
+                raise ConfigError("bus", "password_file", f"a readable file ({error})") from error
+        settings = BusSettings(
+            url=self.url,
+            client_id=client_id,
+            username=self.username,
+            password=password,
+            ca_file=self.ca_file,
+            cert_file=self.cert_file,
+            key_file=self.key_file,
+            session_expiry_s=self.session_expiry_s,
+            receive_maximum=self.receive_maximum,
+            publish_deadline_s=self.publish_deadline_s,
+            max_payload_bytes=self.max_payload_bytes,
+        )
+        _ = settings.address
+        return settings
+
+
+class ChainSection(Section):
+    """[chain]: the node, and the two contracts."""
+
+    rpc_url: str
+    device_registry: _Address
+    round_registry: _Address
+
+
+class Settings(BaseSettings):
+    """Base of every service's settings. Environment variables win over the file; nesting is written `__`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GEMEL_", env_nested_delimiter="__", extra="forbid", frozen=True, env_parse_none_str="none"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  pydantic-settings calls by name
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment above the file's values, and no other source."""
+        return env_settings, init_settings
+
+    @classmethod
+    def load(cls, file: Path | None = None, **overrides: Any) -> Self:
+        """Read `file` (None: environment only). `overrides` (the command line) replace the file's top-level keys.
+
+        Raises ConfigError naming the file, the key and what is allowed.
+        """
+        source, values = "environment", dict[str, Any]()
+        if file is not None:
+            source = str(file)
+            try:
+                values = tomllib.loads(file.read_text())
+            except OSError as error:
+                raise ConfigError(source, "file", f"a readable file ({error.strerror})") from error
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                raise ConfigError(source, "file", f"valid TOML: {error}") from error
+        try:
+            return cls(**{**values, **overrides})
+        except ValidationError as error:
+            raise _config_error(cls, source, error) from error
+
+
+class ServiceSettings(Settings):
+    """What every service has. Each service adds its own keys in a subclass."""
+
+    state_dir: Path
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Port = 0
+    log_format: LogFormat = "console"
+    log_level: LogLevel = "info"
+    bus: BusSection = BusSection()
+    chain: ChainSection | None = None
+    trust_file: Path | None = None
+    key_file: Path | None = None
+
+
+def _config_error(model: type[BaseModel], source: str, error: ValidationError) -> ConfigError:
+    first = error.errors(include_url=False, include_input=True)[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = _keys(model, path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        return ConfigError(source, key, f"unknown key, {hint}")
+    if first["type"] == "missing":
+        return ConfigError(source, key, "required, and missing")
+    said = first["msg"].replace("\n", " ")
+    return ConfigError(source, key, f"{said}, not {str(first['input'])[:80]!r}")
+
+
+def _keys(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """The keys that are known in the table at `path`."""
+    for part in path:
+        inner = [kind for kind in _kinds(model.model_fields[part].annotation) if issubclass(kind, BaseModel)]
+        if not inner:
+            return []
+        model = inner[0]
+    return list(model.model_fields)
+
+
+def _kinds(annotation: Any) -> list[type]:
+    """The classes in a type, through unions and optional."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [kind for member in typing.get_args(annotation) for kind in _kinds(member)]
+    return [annotation] if isinstance(annotation, type) else []
