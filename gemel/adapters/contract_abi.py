@@ -18,6 +18,8 @@ from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
 from eth_hash.auto import keccak
 
+from gemel.errors import Malformed
+
 Values = dict[str, object]
 
 
@@ -36,25 +38,29 @@ class Entry:
         return self.selector + bytes(encode(types, [_to_abi(t, a) for t, a in zip(types, arguments, strict=True)]))
 
     def decode_result(self, data: bytes) -> Any:
-        """The single return value; a struct is a dict by field name, an array of structs a list of dicts."""
+        """The single return value; a struct is a dict by field name, an array a list. Raises Malformed."""
         (output,) = self.outputs
-        (value,) = decode([_type(output)], data)
+        (value,) = _decode(self.name, [_type(output)], data)
         return _from_abi(output, value)
 
     def decode_inputs(self, data: bytes) -> Values:
-        """The arguments of a call or an error, by name; `data` without the selector."""
-        values = decode([_type(each) for each in self.inputs], data)
+        """The arguments of a call or an error, by name; `data` without the selector. Raises Malformed."""
+        values = _decode(self.name, [_type(each) for each in self.inputs], data)
         return {each["name"]: _from_abi(each, value) for each, value in zip(self.inputs, values, strict=True)}
 
     def decode_log(self, topics: Sequence[bytes], data: bytes) -> Values:
-        """An event's values, by name and in the order of its declaration."""
-        indexed = iter(topics[1:])
+        """An event's values, by name and in the order of its declaration. Raises Malformed."""
+        indexed = [each for each in self.inputs if each["indexed"]]
         plain = [each for each in self.inputs if not each["indexed"]]
-        rest = iter(decode([_type(each) for each in plain], data))
-        return {
-            each["name"]: _from_abi(each, decode([_type(each)], next(indexed))[0] if each["indexed"] else next(rest))
-            for each in self.inputs
+        if len(topics) != 1 + len(indexed):
+            raise Malformed(self.name, f"{len(topics)} topics, {1 + len(indexed)} expected")
+        by_name = {
+            each["name"]: _decode(self.name, [_type(each)], topic)[0]
+            for each, topic in zip(indexed, topics[1:], strict=True)
         }
+        values = _decode(self.name, [_type(each) for each in plain], data)
+        by_name |= {each["name"]: value for each, value in zip(plain, values, strict=True)}
+        return {each["name"]: _from_abi(each, by_name[each["name"]]) for each in self.inputs}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +116,25 @@ def decode_error(data: bytes) -> tuple[str, Values]:
     try:
         if entry is not None:
             return entry.name, entry.decode_inputs(data[4:])
-    except DecodingError:
+    except Malformed:
         pass  # right selector, wrong arguments: not one of ours after all
     return "Unknown", {"data": data.hex()}
 
 
 def decode_event(topics: Sequence[bytes], data: bytes) -> tuple[str, Values] | None:
-    """Name and values of a log of either contract; None if it is an event that neither declares."""
+    """Name and values of a log of either contract; None if neither declares it. Raises Malformed."""
     for name in (DEVICE_REGISTRY, ROUND_REGISTRY):
         entry = load(name).events.get(topics[0]) if topics else None
         if entry is not None:
             return entry.name, entry.decode_log(topics, data)
     return None
+
+
+def _decode(what: str, types: Sequence[str], data: bytes) -> tuple[Any, ...]:
+    try:
+        return decode(types, data)
+    except (DecodingError, ValueError, OverflowError) as error:
+        raise Malformed(what, str(error)) from error
 
 
 def _type(item: Mapping[str, Any]) -> str:

@@ -50,7 +50,8 @@ class Checkpoint:
         try:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
+            # enough against kill -9; a power cut may take the last marks, and then their events come again
+            self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_SCHEMA)
         except sqlite3.Error as error:
             raise StoreUnavailable(f"checkpoint {path}: {error}") from error

@@ -13,7 +13,7 @@ from gemel.adapters.event_follower import Follower
 from gemel.adapters.evm_deploy import require_chain
 from gemel.adapters.evm_node import CallReverted, EvmNode, Patience
 from gemel.adapters.evm_transactions import Sender
-from gemel.errors import ChainReverted, ConfigError
+from gemel.errors import ChainReverted, ChainUnavailable, ConfigError, Malformed
 from gemel.ports import ChainEvent, PartyRecord, Role, RoundRecord, RoundState, Sent, TaskRecord
 from gemel.wire.eip712 import task_id
 from gemel.wire.identity import Identity
@@ -214,7 +214,10 @@ class EvmChain:
             answer = await self._node.call(self._addresses[contract], entry.encode(*arguments))
         except CallReverted as error:
             raise ChainReverted(function, *decode_error(error.data)) from error
-        return entry.decode_result(answer)
+        try:
+            return entry.decode_result(answer)
+        except Malformed as error:
+            raise ChainUnavailable(f"the node at {self._node.rpc_url} answers nonsense: {error}") from error
 
 
 def _party(found: dict[str, Any]) -> PartyRecord:

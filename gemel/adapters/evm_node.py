@@ -121,6 +121,8 @@ class EvmNode:
         while True:
             try:
                 return await request()
+            except (BlockNotFound, TransactionNotFound):
+                raise  # answers too, which web3 counts among the RPC errors
             except ContractLogicError as error:
                 raise CallReverted(_revert_data(error)) from error
             except Web3RPCError as error:

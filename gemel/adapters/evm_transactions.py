@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any
 
-import rlp
 from eth_hash.auto import keccak
 
 from gemel.adapters.contract_abi import decode_error
 from gemel.adapters.evm_node import CallReverted, EvmNode, NodeRefused, Receipt
+from gemel.adapters.typed_transactions import Transaction, sign_transaction
 from gemel.errors import ChainReverted, ChainUnavailable
 from gemel.wire.identity import Identity
 from gemel.wire.types import Address, Digest
@@ -19,7 +17,6 @@ from gemel.wire.types import Address, Digest
 RECEIPT_DEADLINE_S = 60.0
 RECEIPT_POLL_S = 0.05
 NONCE_TRIES = 5  # another process with the same key may take a nonce before us
-_TYPE = b"\x02"  # EIP-1559
 _log = logging.getLogger(__name__)
 
 
@@ -56,8 +53,8 @@ class Sender:
         for _ in range(NONCE_TRIES):
             nonce = await self._node.next_nonce(self._identity.address)
             # a quarter above the estimate: other calls may be in the block before ours
-            fields = [self._chain_id, nonce, tip, fee, gas * 5 // 4, _bytes(to), 0, data, []]
-            raw = sign_transaction(fields, self._identity)
+            transaction = Transaction(self._chain_id, nonce, tip, fee, gas * 5 // 4, to, data)
+            raw = sign_transaction(transaction, self._identity)
             digest: Digest = keccak(raw).hex()
             try:
                 await self._node.send(raw)
@@ -81,35 +78,3 @@ class Sender:
                     await asyncio.sleep(RECEIPT_POLL_S)
         except TimeoutError as error:
             raise ChainUnavailable(f"{call}: {digest} is in no block after {RECEIPT_DEADLINE_S:.0f} s") from error
-
-
-def sign_transaction(fields: list[Any], identity: Identity) -> bytes:
-    """An EIP-1559 transaction: chain id, nonce, tip, fee, gas, to, value, data, access list; signed."""
-    signature = identity.sign(keccak(_TYPE + rlp.encode(fields)))
-    r, s, v = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:64], "big"), signature[64] - 27
-    return bytes(_TYPE + rlp.encode([*fields, v, r, s]))
-
-
-def raw_transaction(shown: Mapping[str, Any]) -> bytes:
-    """The bytes of an EIP-1559 transaction from what a node shows of it (web3's names); keccak of it is its hash.
-
-    Nodes need not hand out raw transactions (Besu does not). Raises ValueError if these fields are not all of it.
-    """
-    if shown["type"] != 2:
-        raise ValueError(f"transaction {bytes(shown['hash']).hex()} is of type {shown['type']}, ours are of type 2")
-    access = [[_bytes(each["address"]), [bytes(key) for key in each["storageKeys"]]] for each in shown["accessList"]]
-    signature = [
-        shown.get("yParity", shown["v"]),
-        int.from_bytes(shown["r"], "big"),
-        int.from_bytes(shown["s"], "big"),
-    ]
-    fields = ["chainId", "nonce", "maxPriorityFeePerGas", "maxFeePerGas", "gas"]
-    call = [_bytes(shown["to"]), shown["value"], bytes(shown["input"]), access]
-    raw = bytes(_TYPE + rlp.encode([*(shown[each] for each in fields), *call, *signature]))
-    if keccak(raw) != bytes(shown["hash"]):
-        raise ValueError(f"transaction {bytes(shown['hash']).hex()} does not rebuild to its hash")
-    return raw
-
-
-def _bytes(address: str | None) -> bytes:
-    return bytes.fromhex(address[2:]) if address else b""

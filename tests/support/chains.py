@@ -6,18 +6,25 @@ import asyncio
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from gemel.adapters.evm_chain import EvmChain
+from gemel.adapters.evm_deploy import Deployed, deploy
+from gemel.ports import PartyRecord, Role
+from gemel.wire.eip712 import Domain
+from gemel.wire.identity import Identity
 from gemel.wire.types import Address
+from tests.support.parties import COORDINATOR, CUSTODIAN, LISTENER, VALIDATORS, identity
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ANVIL = REPOSITORY / "contracts/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil"
 CHAIN_ID = 31337
+OPERATOR, STRANGER = identity(4), identity(5)
 
 
 def require(tool: Path) -> None:
@@ -105,3 +112,59 @@ async def running_chain(
         yield chain
     finally:
         await chain.end()
+
+
+@dataclass
+class Fleet:
+    """The contracts on a running chain with every party registered; one client for each that sends."""
+
+    chain: RunningChain
+    deployed: Deployed
+    operator: EvmChain
+    coordinator: EvmChain
+    custodian: EvmChain
+    listener: EvmChain
+
+    @property
+    def domain(self) -> Domain:
+        """What validators' signatures are bound to."""
+        return Domain(self.chain.chain_id, self.deployed.round_registry)
+
+    def client(self, who: Identity | None, *, chain_id: int = CHAIN_ID, first_block: int = 0) -> EvmChain:
+        """A further client, to be opened."""
+        at, url = self.deployed, self.chain.url
+        return EvmChain(
+            url, at.device_registry, at.round_registry, who, chain_id, first_block=first_block, poll_s=0.02
+        )
+
+
+def party(who: Identity, role: Role) -> PartyRecord:
+    """A party that owns itself."""
+    return PartyRecord(who.address, who.address, role, "ab" * 32, active=True)
+
+
+FUNDED = tuple(each.address for each in (OPERATOR, COORDINATOR, CUSTODIAN, LISTENER, STRANGER))
+PARTIES = (
+    party(COORDINATOR, Role.COORDINATOR),
+    party(CUSTODIAN, Role.CUSTODIAN),
+    party(LISTENER, Role.LISTENER),
+    *(party(validator, Role.VALIDATOR) for validator in VALIDATORS),
+)
+
+
+@asynccontextmanager
+async def open_fleet(chain: RunningChain) -> AsyncIterator[Fleet]:
+    """Deploy on a chain that funded FUNDED, register PARTIES, and open a client for each role."""
+    deployed = await deploy(chain.url, OPERATOR, chain.chain_id)
+    async with AsyncExitStack() as clients:
+        senders = [
+            await clients.enter_async_context(
+                EvmChain(
+                    chain.url, deployed.device_registry, deployed.round_registry, who, chain.chain_id, poll_s=0.02
+                )
+            )
+            for who in (OPERATOR, COORDINATOR, CUSTODIAN, LISTENER)
+        ]
+        for each in PARTIES:
+            await senders[0].register(each)
+        yield Fleet(chain, deployed, *senders)
