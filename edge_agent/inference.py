@@ -25,7 +25,7 @@ AWAITED = 8  # answers that wait for their inspection
 
 Judge = Callable[[InUse, Window], Awaitable[dict[str, Judgement]]]
 Told = Callable[[RunningModel, dict[str, Diagnosis]], None]
-_log = structlog.get_logger("agent.inference")
+_log = structlog.get_logger("gemel.agent.inference")
 
 
 class TrackRecord:

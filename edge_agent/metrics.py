@@ -1,35 +1,34 @@
-"""What an operator can see of one edge agent in Prometheus."""
+"""What an operator can see of one edge agent in Prometheus, beside what every service has (gemel/host/metrics.py).
+
+gemel_windows_total{outcome}  counter  windows finished, labelled and dropped; readings and inspections unmatched
+gemel_twin_version            gauge    version of the twin published last
+"""
 
 from __future__ import annotations
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge
 
 from edge_agent.sensors import Fault
+from gemel.host.metrics import Metrics
 from gemel.twin.window import Collected
-
-_LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class AgentMetrics:
-    """Counts readings, windows and latency. One for each registry."""
+    """Counts readings, windows and latency. One for each process."""
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        self._readings = Counter(
-            "gemel_readings", "Readings and sensor messages, by what became of them", ("outcome", "reason"),
-            registry=registry,
-        )  # fmt: skip
+    def __init__(self, metrics: Metrics) -> None:
+        self._readings = metrics.readings
         for fault in Fault:  # present from the start, so that a first fault shows as a rise
             self._readings.labels("refused", fault.value)
-        self._windows = Counter("gemel_windows", "Windows, by what became of them", ("outcome",), registry=registry)
-        self._latency = Histogram(
-            "gemel_sensor_to_twin_seconds", "From a sensor message's arrival to the broker's word for the twin",
-            buckets=_LATENCY_S, registry=registry,
-        )  # fmt: skip
-        self._version = Gauge("gemel_twin_version", "Version of the twin published last", registry=registry)
+        self._latency = metrics.sensor_to_twin_s
+        self._windows = Counter(
+            "gemel_windows", "Windows, by what became of them.", ["outcome"], registry=metrics.registry
+        )
+        self._version = Gauge("gemel_twin_version", "Version of the twin published last.", registry=metrics.registry)
 
     def accepted(self) -> None:
         """One reading entered the twin."""
-        self._readings.labels("accepted", "ok").inc()
+        self._readings.labels("accepted", "").inc()
 
     def refused(self, fault: Fault) -> None:
         """One reading, or one message as a whole, did not count."""

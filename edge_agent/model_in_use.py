@@ -17,7 +17,7 @@ from gemel.wire.reasons import Reason
 from gemel.wire.types import Digest, sha256
 
 _KIND, _KEY = "model", "in-use"
-_log = structlog.get_logger("agent.model")
+_log = structlog.get_logger("gemel.agent.model")
 
 
 class InUse(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from gemel.wire import topics
 
 LOOK_S = 0.5  # how soon a change, or a new link, is noticed
 FAREWELL_S = 2.0
-_log = structlog.get_logger("agent.status")
+_log = structlog.get_logger("gemel.agent.status")
 
 
 def will(site: str, agent: str) -> Will:

@@ -35,7 +35,7 @@ AGEING_S = 1.0  # how often properties are looked at for staleness, and the link
 RESERVED = 1000  # versions that may be published between two saves; a restart goes on above them
 _KIND = "twin"
 _REFUSED = {Applied.DUPLICATE: Fault.DUPLICATE, Applied.TOO_OLD: Fault.TOO_OLD}
-_log = structlog.get_logger("agent.twin")
+_log = structlog.get_logger("gemel.agent.twin")
 
 
 class LiveTwin:

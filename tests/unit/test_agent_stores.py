@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
 from edge_agent.examples import Examples
 from edge_agent.history import read_history
@@ -16,6 +15,7 @@ from edge_agent.twinning import LiveTwin
 from gemel.adapters.clock import SystemClock
 from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.errors import ConfigError, Refused
+from gemel.host.metrics import Metrics
 from gemel.learning.tasks.hydraulic import task
 from gemel.twin.state import Property, Quality, Twin, apply_reading, from_json
 from gemel.twin.window import Example, Shape, Window
@@ -211,7 +211,7 @@ async def test_version_stays_above_all_that_was_published_even_after_a_crash(tmp
             twin = await LiveTwin.load(
                 "north", "press-1", bus=bus, clock=SystemClock(), records=CrashSafe(records), rate_hz=1000
             )
-            publishing = asyncio.create_task(twin.run(AgentMetrics(CollectorRegistry())))
+            publishing = asyncio.create_task(twin.run(AgentMetrics(Metrics("test"))))
             for change in range(1, 1500):
                 changed, _ = apply_reading(
                     twin.now, "TS1", Property(1.0, "degC", life * 10_000 + change, 0, Quality.GOOD)

@@ -1,0 +1,143 @@
+"""The edge agent's process. All wiring is here.
+
+edge-agent run --config agent.toml
+edge-agent import-history --config agent.toml EXPORT     cycles from before, see edge_agent/history.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_agent import status
+from edge_agent.examples import Examples
+from edge_agent.history import History, read_history
+from edge_agent.inference import Inference
+from edge_agent.judging import Judgement, judge
+from edge_agent.metrics import AgentMetrics
+from edge_agent.model_in_use import InUse, ModelInUse
+from edge_agent.sensors import Decoder, SensorMap, load_sensor_map
+from edge_agent.settings import AgentSettings
+from edge_agent.status import StatusBoard
+from edge_agent.twinning import LiveTwin, Twinning
+from gemel.adapters.mqtt_bus import MqttBus
+from gemel.adapters.sqlite_records import SqliteRecords
+from gemel.errors import ConfigError, StoreUnavailable
+from gemel.host.service import Host
+from gemel.host.service import run as run_service
+from gemel.host.workers import Workers
+from gemel.learning.task import Task, load_task
+from gemel.twin.window import Shape, Window, Windower
+
+app = typer.Typer(help="Keeps the twin of a machine, infers, and takes part in learning.", no_args_is_help=True)
+ConfigOption = Annotated[Path, typer.Option(help="The agent's TOML file.", dir_okay=False)]
+
+
+@app.command()
+def run(config: ConfigOption) -> None:
+    """Run the agent until SIGTERM."""
+    run_service("edge-agent", _serve, lambda: AgentSettings.load(config))
+
+
+@app.command("import-history")
+def import_history(
+    config: ConfigOption,
+    export: Annotated[Path, typer.Argument(help="A folder with sensors.csv and inspections.csv.", file_okay=False)],
+) -> None:
+    """Bring in cycles from before the agent came, as a historian exports them. Running it again changes nothing."""
+    try:
+        history, new = asyncio.run(_import(AgentSettings.load(config), export))
+    except (ConfigError, StoreUnavailable) as error:
+        print(f"edge-agent: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    print(
+        f"{len(history.examples)} labelled windows, {new} new; {history.dropped} windows dropped for gaps, "
+        f"{history.refused} of {history.readings} readings refused, {history.unmatched} lines without a window"
+    )
+
+
+async def _serve(host: Host[AgentSettings]) -> None:
+    settings = host.settings
+    task, mapping = load_task(settings.task), _sensor_map(settings)
+    site, name, asset, clock = settings.site, settings.name, settings.asset, host.clock
+    _make(settings.state_dir)
+    async with (
+        SqliteRecords(settings.state_dir / "records.sqlite") as records,
+        _examples(settings, task) as examples,
+        Workers() as workers,
+        MqttBus(settings.bus.settings(f"agent-{site}-{name}"), status.will(site, name)) as bus,
+    ):
+        host.metrics.watch_bus(bus.counts)
+        model_in_use = await ModelInUse.load(records, settings.state_dir / "models")
+        board = StatusBoard(site, name, asset, bus=bus, clock=clock, examples=examples, model_in_use=model_in_use)
+        twin = await LiveTwin.load(site, asset, bus=bus, clock=clock, records=records, rate_hz=settings.twin_rate_hz)
+
+        async def judge_in_worker(model: InUse, window: Window) -> dict[str, Judgement]:
+            return await workers.run(judge, settings.task, str(model.path), window.values)
+
+        heads = tuple(head.name for head in task.heads)
+        inference = Inference(heads, model_in_use, judge_in_worker, twin.diagnosed)
+        twinning = Twinning(
+            mapping=mapping,
+            decoder=Decoder(mapping, task.heads),
+            twin=twin,
+            windower=Windower(_shape(settings, task)),
+            examples=examples,
+            inference=inference,
+            model_in_use=model_in_use,
+            bus=bus,
+            clock=clock,
+            metrics=AgentMetrics(host.metrics),
+        )
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(twinning.run(), name="twinning"),
+                tasks.create_task(inference.run(), name="inference"),
+                tasks.create_task(board.run(), name="status"),
+            ]
+            # Learning joins here, where settings.learns: participant and installer take bus, records, examples,
+            # model_in_use, workers, task and board.note, and their run() goes into `running`.
+            host.ready()
+            await host.stopping.wait()
+            for one in running:
+                one.cancel()
+
+
+async def _import(settings: AgentSettings, export: Path) -> tuple[History, int]:
+    task = load_task(settings.task)
+    history = read_history(export, _sensor_map(settings), task.heads, _shape(settings, task))
+    _make(settings.state_dir)
+    async with _examples(settings, task) as examples:
+        return history, await examples.add(history.examples)
+
+
+def _examples(settings: AgentSettings, task: Task) -> Examples:
+    return Examples(settings.state_dir / "examples.sqlite", task, settings.examples_capacity)
+
+
+def _shape(settings: AgentSettings, task: Task) -> Shape:
+    return Shape(tuple(column.name for column in task.inputs), task.window_s, max_fill=settings.max_fill_s)
+
+
+def _sensor_map(settings: AgentSettings) -> SensorMap:
+    try:
+        return load_sensor_map(settings.sensors_file.read_bytes(), str(settings.sensors_file))
+    except OSError as error:
+        raise ConfigError(
+            str(settings.sensors_file), "sensors_file", f"a readable file ({error.strerror})"
+        ) from error
+
+
+def _make(state_dir: Path) -> None:
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("settings", "state_dir", f"a folder that can be written ({error})") from error
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,46 @@
+"""What an edge agent is told at start (TOML; see gemel/host/settings.py).
+
+state_dir = "/var/lib/gemel/press-1"
+site = "north"
+name = "gateway-1"                # in the topics of availability and status
+asset = "press-1"                 # whose twin it keeps
+sensors_file = "sensors.toml"     # see edge_agent/sensors.py; relative to this file
+trust_file = "trust.json"         # with key_file: takes part in learning; without both: twins and infers only
+key_file = "agent.key"
+
+[bus]
+url = "mqtts://broker.plant:8883"
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from gemel.errors import ConfigError
+from gemel.host.settings import ServiceSettings
+
+TopicLevel = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]  # as gemel.wire.topics.name
+
+
+class AgentSettings(ServiceSettings):
+    """The keys of the file."""
+
+    site: TopicLevel
+    name: TopicLevel
+    asset: TopicLevel
+    sensors_file: Path
+    task: str = "gemel.learning.tasks.hydraulic:task"
+    twin_rate_hz: Annotated[float, Field(gt=0, le=1000)] = 5.0  # the twin is published at most so often
+    max_fill_s: Annotated[int, Field(ge=0, le=60)] = 3  # the longest gap in a window that is filled
+    examples_capacity: Annotated[int, Field(ge=1, le=1_000_000)] = 5_000
+
+    @property
+    def learns(self) -> bool:
+        """Whether it takes part in rounds. Raises ConfigError where only half of what that needs is given."""
+        if (self.trust_file is None) != (self.key_file is None):
+            missing = "trust_file" if self.trust_file is None else "key_file"
+            raise ConfigError("settings", missing, "both trust_file and key_file, or neither")
+        return self.trust_file is not None

@@ -1,0 +1,71 @@
+"""Takes in what agents say: refuses and counts what does not hold, and returns when the rest is committed."""
+
+from __future__ import annotations
+
+import msgspec
+import structlog
+from prometheus_client import REGISTRY, CollectorRegistry, Counter
+
+from gemel.errors import Malformed, PeerError, Refused
+from gemel.ports import Bus, BusMessage, Clock, TwinStore
+from gemel.twin import agent
+from gemel.twin.state import from_json
+from gemel.wire import topics
+from gemel.wire.reasons import Reason
+
+_AVAILABILITY = {agent.ONLINE: "online", agent.OFFLINE: "offline"}
+_log = structlog.get_logger("gemel.registry")
+
+
+class Keeper:
+    """Subscribes to every twin and agent of the plant. The broker hears of a message when it is on disk."""
+
+    def __init__(self, store: TwinStore, clock: Clock, metrics: CollectorRegistry = REGISTRY) -> None:
+        self._store, self._clock = store, clock
+        self._messages = Counter(
+            "gemel_registry_messages", "Messages of twins and agents, by what became of them", ("outcome", "reason"),
+            registry=metrics,
+        )  # fmt: skip
+
+    async def subscribe(self, bus: Bus) -> None:
+        """Begin to listen."""
+        await bus.subscribe(topics.ALL_TWINS, self.hear_twin)
+        await bus.subscribe(topics.ALL_AVAILABILITY, self.hear_agent)
+        await bus.subscribe(topics.ALL_AGENT_STATUS, self.hear_agent)
+
+    async def hear_twin(self, message: BusMessage) -> None:
+        """One twin document. Raises StoreUnavailable, never for what the document says."""
+        try:
+            twin = from_json(message.payload)
+            if message.topic != topics.twin_state(twin.site, twin.asset):
+                raise Refused(Reason.FOREIGN, f"the document is that of {twin.site}/{twin.asset}")
+            stored = await self._store.put(twin, self._clock.now_ms())
+        except PeerError as error:
+            self._refuse(message, error)
+        else:
+            self._messages.labels("stored" if stored else "repeated", "ok").inc()
+
+    async def hear_agent(self, message: BusMessage) -> None:
+        """`availability` or `status` of an agent. Raises StoreUnavailable, never for what the message says."""
+        *_, site, _, name, leaf = message.topic.split("/")
+        now_ms = self._clock.now_ms()
+        try:
+            if leaf == "availability":
+                if (availability := _AVAILABILITY.get(message.payload)) is None:
+                    raise Malformed("availability", "neither online nor offline")
+                await self._store.put_agent(site, name, availability=availability, received_ms=now_ms)
+            else:
+                status = agent.status_from_json(message.payload)
+                if (status.site, status.name) != (site, name):
+                    raise Refused(Reason.FOREIGN, f"the status is that of {status.site}/{status.name}")
+                document = msgspec.json.encode(status, order="sorted")  # as checked: nothing unknown is kept
+                await self._store.put_agent(site, name, status=document, received_ms=now_ms)
+        except PeerError as error:
+            self._refuse(message, error)
+        else:
+            self._messages.labels("stored", "ok").inc()
+
+    def _refuse(self, message: BusMessage, error: PeerError) -> None:
+        reason = error.reason if isinstance(error, Refused) else Reason.MALFORMED
+        self._messages.labels("refused", str(reason)).inc()
+        _log.warning("refused", topic=message.topic, error=str(error))
