@@ -37,13 +37,13 @@ log = structlog.get_logger(__name__)
 
 
 class Driver:
-    """Owns the current round. `performers` maps every effect to the coroutine that does it."""
+    """Owns the current round. `performers` gives, for every effect, the coroutine that does it."""
 
     def __init__(
         self,
         records: Records,
         clock: Clock,
-        performers: Mapping[type[Effect], Performer],
+        performers: Callable[[], Mapping[type[Effect], Performer]],
         *,
         observe_phase: PhaseObserver,
         on_stored: Callable[[Round], Awaitable[None]],
@@ -134,7 +134,7 @@ class Driver:
         while True:
             assert self.round is not None
             try:
-                return await self._performers[type(effect)](self.round)
+                return await self._performers()[type(effect)](self.round)
             except ChainUnavailable as error:
                 log.warning("chain away", effect=type(effect).__name__, why=str(error), retry_s=RETRY_S)
                 await self._clock.sleep(RETRY_S)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import structlog
-from gemel.learning.measuring import initial_model
 
 from coordinator import machine
 from coordinator.driver import Driver
@@ -14,11 +13,12 @@ from coordinator.office import Office
 from gemel.errors import IllegalEvent, PeerError, Refused
 from gemel.exchange import admission
 from gemel.exchange.round_folder import RoundFolder
+from gemel.learning.measuring import initial_model
 from gemel.ports import RoundState
 from gemel.sealing.work import check_public_context
 from gemel.wire import boxes
 from gemel.wire.chunks import Transfer
-from gemel.wire.envelope import Envelope, Kind
+from gemel.wire.envelope import Envelope, Header, Kind
 from gemel.wire.messages import Candidate, Context, Invitation, Roster, decode, encode
 from gemel.wire.reasons import Reason
 from gemel.wire.types import Digest
@@ -117,6 +117,11 @@ async def on_commitment(office: Office, driver: Driver, message: Envelope) -> No
         await office.receipt(number, device, Refused(Reason.LATE, str(error)))
     except PeerError as error:
         await office.receipt(number, device, error)
+
+
+async def on_refused_commitment(office: Office, header: Header, error: PeerError) -> None:
+    """A commitment whose envelope does not hold: whoever it names as its sender gets to know why."""
+    await office.receipt(header.round, header.sender, error)
 
 
 async def anchor_list(office: Office, round_: Round) -> Event:

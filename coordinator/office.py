@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 import structlog
-from gemel.host.workers import Workers
 
+from coordinator.driver import as_json
 from coordinator.machine import Round
-from coordinator.settings import RoundPlan
+from coordinator.settings import RoundSection
 from coordinator.votes import Votes
 from gemel.errors import PeerError
 from gemel.exchange.admission import Terms
@@ -20,6 +20,7 @@ from gemel.exchange.mailbox import Mailbox
 from gemel.exchange.post import Post, detail_of, reason_of
 from gemel.exchange.round_folder import RoundFolder
 from gemel.exchange.transfers import Transfers
+from gemel.host.workers import Workers
 from gemel.learning.task import Task
 from gemel.ports import Blobs, Chain, RoundRecord
 from gemel.wire import envelope
@@ -49,7 +50,8 @@ class Office:
     task: Task
     task_path: str
     reference: Path
-    plan: RoundPlan
+    policy: Policy  # of every round that this coordinator opens
+    plan: RoundSection
     state_dir: Path
     box_secret: bytes
     count_update: Callable[[str, str], None]  # (outcome, reason), for the metric
@@ -58,11 +60,6 @@ class Office:
     def name(self) -> str:
         """The task's name, as topics and chain have it."""
         return self.post.trust.task
-
-    @property
-    def policy(self) -> Policy:
-        """The policy of every round that this coordinator opens."""
-        return self.plan.policy
 
     def folder(self, round_: Round) -> RoundFolder:
         """Where the round is spooled."""
@@ -86,6 +83,10 @@ class Office:
             message = envelope.pack(signed)
             await folder.write(part, message)
         await self.post.bus.publish(topic, message, expiry_s=self.plan.decide_s)
+
+    async def archive(self, round_: Round) -> None:
+        """Keep the round's state beside its messages, for report and audit."""
+        await self.folder(round_).write("round.json", as_json(round_))
 
     async def receipt(self, number: int, device: Address, error: PeerError | None) -> None:
         """Tell a device what became of its commitment or frame, and count it."""

@@ -1,22 +1,53 @@
-"""What the coordinator is told at start (TOML; see gemel/host/settings.py)."""
+"""What the coordinator is told at start (TOML; gemel/host/settings.py says how it is read).
+
+state_dir = "/var/lib/gemel/coordinator"
+trust_file = "/etc/gemel/trust.json"
+policy_file = "/etc/gemel/policy.json"
+key_file = "/etc/gemel/coordinator.json"
+task = "gemel.learning.tasks.hydraulic:task"
+reference_file = "/etc/gemel/reference.npz"
+
+[bus]
+url = "mqtts://broker:8883"
+
+[chain]
+rpc_url = "http://127.0.0.1:8545"
+device_registry = "0x…"
+round_registry = "0x…"
+
+[rounds]
+pause_s = 600
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
-from gemel.wire.messages import Policy
+from pydantic import Field
+
+from gemel.host.chain_party import ChainPartySettings
+from gemel.host.settings import Section
+
+Duration = Annotated[int, Field(ge=1, le=86_400)]
 
 
-@dataclass(frozen=True, slots=True)
-class RoundPlan:
-    """How rounds are run. Times are in seconds."""
+class RoundSection(Section):
+    """[rounds]: how rounds are run."""
 
-    policy: Policy
-    seed: int
-    rounds: int | None  # None: without end
-    pause_s: int
-    context_s: int
-    commit_s: int
-    reveal_s: int
-    decide_s: int
-    keep_frames: bool
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
+    rounds: Annotated[int, Field(ge=1)] | None = None  # default: without end
+    pause_s: Annotated[int, Field(ge=0, le=86_400)] = 600  # between two rounds
+    context_s: Duration = 60  # for the custodian to make a key
+    commit_s: Duration = 300  # for agents to train and commit; shorter once all have
+    reveal_s: Duration = 120  # for frames to come in
+    decide_s: Duration = 600  # for confirmation, opening, votes and verdict
+    keep_frames: bool = False  # for `gemel audit`: ciphertexts stay after the round
+
+
+class CoordinatorSettings(ChainPartySettings):
+    """The file's keys."""
+
+    task: str
+    reference_file: Path
+    rounds: RoundSection = RoundSection()

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from gemel.host.workers import Workers
-from gemel.learning.measuring import measure
 
 from gemel.errors import ChainReverted, PeerError, Refused
 from gemel.exchange import admission
@@ -19,6 +17,8 @@ from gemel.exchange.model_pull import ModelPull
 from gemel.exchange.post import Post
 from gemel.exchange.round_folder import RoundFolder
 from gemel.exchange.transfers import Transfers
+from gemel.host.workers import Workers
+from gemel.learning.measuring import measure
 from gemel.learning.task import Measured, Task
 from gemel.ports import Blobs, Chain, RoundRecord, RoundState
 from gemel.sealing.candidate import candidate_model

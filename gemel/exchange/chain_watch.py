@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from pathlib import Path
 
 import structlog
@@ -13,6 +13,8 @@ from gemel.ports import Chain, ChainEvent, Clock, PartyRecord, Role, RoundRecord
 from gemel.wire.types import Address
 
 log = structlog.get_logger(__name__)
+
+EventHandler = Callable[[ChainEvent], Awaitable[None]]
 
 _RETRY_S = 2.0
 _ENDED = frozenset({RoundState.REJECTED, RoundState.ABORTED, RoundState.ROLLED_BACK})
@@ -44,6 +46,16 @@ class Parties:
         self.records = {p.address: p for p in await chain.parties() if p.active and p.role in self._roles}
 
 
+class AnyOf:
+    """Several containers of addresses as one."""
+
+    def __init__(self, *containers: Container[Address]) -> None:
+        self._containers = containers
+
+    def __contains__(self, address: object) -> bool:
+        return any(address in container for container in self._containers)
+
+
 class ChainWatch:
     """Follows the contracts' events for one service."""
 
@@ -53,7 +65,7 @@ class ChainWatch:
         self._changed = asyncio.Condition()
         self.head = 0  # block of the last event
 
-    async def run(self, on_event: Callable[[ChainEvent], Awaitable[None]] | None = None) -> None:
+    async def run(self, on_event: EventHandler | None = None) -> None:
         """Follow for ever. `on_event` has finished with an event before the checkpoint passes it."""
         while True:
             try:

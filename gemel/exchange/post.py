@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Container
 
 import structlog
@@ -9,7 +10,7 @@ import structlog
 from gemel.errors import Malformed, PeerError, Refused
 from gemel.ports import Bus, BusMessage, Clock
 from gemel.wire import envelope as wire
-from gemel.wire.envelope import Envelope, Expected, Kind
+from gemel.wire.envelope import HEADER_BYTES, Envelope, Expected, Header, Kind
 from gemel.wire.identity import Identity
 from gemel.wire.reasons import Reason
 from gemel.wire.topics import Learning
@@ -19,6 +20,7 @@ from gemel.wire.types import NO_DIGEST, Address, Digest
 SMALL_BODY_BYTES = 1 << 20  # of a message that is not chunked: a roster of 1,000 entries takes about 300 kB
 
 Listener = Callable[[Envelope], Awaitable[None]]
+RefusalListener = Callable[[Header, PeerError], Awaitable[None]]
 RefusalObserver = Callable[[str, str], None]  # (kind, reason), for a metric
 
 log = structlog.get_logger(__name__)
@@ -94,10 +96,12 @@ class Post:
         handler: Listener,
         *,
         max_body_bytes: int = SMALL_BODY_BYTES,
+        on_refused: RefusalListener | None = None,
     ) -> None:
         """Subscribe. What does not hold is counted and logged, never handed on, and never stops us.
 
-        A PeerError that `handler` raises (the body does not hold either) is treated the same way.
+        A PeerError that `handler` raises (the body does not hold either) is treated the same way. `on_refused` gets
+        what a refused envelope says of itself; nothing in that header can be believed.
         """
         expected = Expected(self.trust.domain, self.trust.task, kind, senders, max_body_bytes)
 
@@ -107,5 +111,8 @@ class Post:
             except PeerError as error:
                 self._refused(kind.name.lower(), reason_of(error))
                 log.warning("message refused", topic=message.topic, kind=kind.name, why=str(error))
+                if on_refused is not None and len(message.payload) >= HEADER_BYTES:
+                    with contextlib.suppress(PeerError):
+                        await on_refused(Header.parse(message.payload), error)
 
         await self.bus.subscribe(topic_filter, receive)

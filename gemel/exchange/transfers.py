@@ -44,15 +44,14 @@ class Transfers:
         self._wake = asyncio.Event()
         self._on_model: ModelRequest | None = None
 
-    async def serve(
-        self, requesters: Container[Address], started: asyncio.Event, on_model: ModelRequest | None = None
-    ) -> None:
-        """Answer fetches by `requesters`, for ever. Requests for a model by digest go to `on_model`."""
+    async def listen(self, requesters: Container[Address], on_model: ModelRequest | None = None) -> None:
+        """Hear fetches by `requesters`; call once. Requests for a model by digest go to `on_model`."""
         self._on_model = on_model
-        await self._post.hear(
-            self._post.topics.fetch(self._post.identity.address), Kind.FETCH, requesters, self._asked
-        )
-        started.set()
+        topic = self._post.topics.fetch(self._post.identity.address)
+        await self._post.hear(topic, Kind.FETCH, requesters, self._asked)
+
+    async def serve(self) -> None:
+        """Send what was asked for, for ever."""
         while True:
             await self._wake.wait()
             await self._post.clock.sleep(GATHER_S)

@@ -3,6 +3,7 @@
     gemel_build_info                     info       which service and version runs
     gemel_round_phase_seconds{phase}     histogram  how long each phase of a round took
     gemel_updates_total{outcome,reason}  counter    updates accepted and refused
+    gemel_messages_refused_total{kind,reason} counter  signed messages that did not hold
     gemel_readings_total{outcome,reason} counter    sensor readings taken and refused
     gemel_sensor_to_twin_seconds         histogram  from a reading's arrival to its place in the twin
     gemel_chain_lag_blocks               gauge      blocks between the chain's head and what we have followed
@@ -52,6 +53,9 @@ class Metrics:
             ["outcome", "reason"],
             registry=registry,
         )
+        self.messages_refused = Counter(
+            "gemel_messages_refused", "Signed messages that did not hold.", ["kind", "reason"], registry=registry
+        )
         self.readings = Counter(
             "gemel_readings",
             "Readings by outcome; reason is empty if taken.",
@@ -65,6 +69,18 @@ class Metrics:
         self.loop_lag_s = Histogram(
             "gemel_loop_lag_seconds", "How late the event loop wakes.", buckets=_LATENCY_S, registry=registry
         )
+
+    def message_refused(self, kind: str, reason: str) -> None:
+        """One signed message that did not hold."""
+        self.messages_refused.labels(kind, reason).inc()
+
+    def update(self, outcome: str, reason: str) -> None:
+        """One update accepted, or refused for a reason."""
+        self.updates.labels(outcome, reason).inc()
+
+    def phase(self, phase: str, seconds: float) -> None:
+        """One phase of a round has ended."""
+        self.round_phase_s.labels(phase).observe(seconds)
 
     def watch_bus(self, counts: BusCounts) -> None:
         """Show a bus's counts from now on. Once for each process, which has one bus."""

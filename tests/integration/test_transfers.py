@@ -30,9 +30,8 @@ async def party(url: str, identity: Identity, spool: Path, **limits: int) -> Asy
 @contextlib.asynccontextmanager
 async def holder(url: str, spool: Path, requesters: set[str]) -> AsyncIterator[Transfers]:
     async with party(url, HOLDER, spool) as transfers:
-        started = asyncio.Event()
-        serving = asyncio.create_task(transfers.serve(requesters, started))
-        await started.wait()
+        await transfers.listen(requesters)
+        serving = asyncio.create_task(transfers.serve())
         yield transfers
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -1,0 +1,72 @@
+"""python -m coordinator CONFIG.toml: runs the rounds of one task. All wiring is here."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from coordinator.driver import Driver
+from coordinator.model_desk import ModelDesk
+from coordinator.office import Office
+from coordinator.service import Service, performers
+from coordinator.settings import CoordinatorSettings
+from coordinator.votes import Votes
+from gemel.adapters.file_blobs import FileBlobs
+from gemel.exchange.chain_watch import AnyOf
+from gemel.host.chain_party import follow_chain, open_chain_party
+from gemel.host.party import read_policy, serve_transfers
+from gemel.host.service import Host, run
+from gemel.host.workers import Workers
+from gemel.learning.task import load_task
+from gemel.wire.eip712 import task_id
+
+
+async def main(host: Host[CoordinatorSettings]) -> None:
+    """Wire and run until we are told to stop."""
+    settings = host.settings
+    task = load_task(settings.task)
+    async with open_chain_party(host) as opened, Workers() as workers:
+        party = opened.party
+        votes = Votes(task_id(party.trust.task))
+        office = Office(
+            post=party.post,
+            transfers=party.transfers,
+            mailbox=party.mailbox,
+            chain=opened.chain,
+            watch=opened.watch,
+            agents=opened.agents,
+            validators=opened.validators,
+            votes=votes,
+            blobs=FileBlobs(settings.state_dir / "blobs"),
+            workers=workers,
+            task=task,
+            task_path=settings.task,
+            reference=settings.reference_file,
+            policy=read_policy(settings.policy_file),
+            plan=settings.rounds,
+            state_dir=settings.state_dir,
+            box_secret=party.keys.box_secret,
+            count_update=host.metrics.update,
+        )
+        driver = Driver(
+            party.records,
+            host.clock,
+            lambda: performers(office, driver),
+            observe_phase=host.metrics.phase,
+            on_stored=office.archive,
+        )
+        desk = ModelDesk(office)
+        service = Service(office, driver)
+        follow_chain(host, opened, votes.on_event)
+        custodian = {party.trust.custodian.address}
+        await serve_transfers(host, party, AnyOf(opened.agents, opened.validators, custodian), desk.requested)
+        await service.listen()
+        host.task_group.create_task(desk.run(), name="model desk")
+        host.task_group.create_task(service.run(), name="rounds")
+        host.ready()
+        await host.stopping.wait()
+
+
+if __name__ == "__main__":
+    run("coordinator", main, partial(CoordinatorSettings.load, Path(sys.argv[1])))

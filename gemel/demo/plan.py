@@ -1,0 +1,100 @@
+"""What the demo plant is: who takes part, how rounds are run, and where its files lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemel.console.founding import AgentPlan, FleetPlan, GatePlan
+from gemel.errors import ConfigError
+from gemel.wire.messages import Policy, SealingPolicy, TrainingPlan
+
+FLEET, TASK, SITE, CHAIN_ID = "hydraulics", "hydraulic-condition", "works", 31337
+TASK_PATH = "gemel.learning.tasks.hydraulic:task"
+SABOTAGE_PATH = "gemel.demo.sabotage:task"
+VALIDATORS, QUORUM = 3, 2
+POISONED_ROUND = 3  # in this round one gateway sends a poisoned update, and the contract refuses the candidate
+LIVE_CYCLES = 30  # of each gateway come live, the earlier ones from the historian
+MINIMUM_AGENTS = 3  # of two, each could subtract its own update from the sum
+
+POLICY = Policy(
+    sealing=SealingPolicy(scheme="bfv-packed", bits=8, clip=0.1, contributors=8, weight_cap=600),
+    training=TrainingPlan(epochs=3, batch_size=16, learning_rate=2e-3),
+    minimum_owners=MINIMUM_AGENTS,
+    max_frame_bytes=4 << 20,
+)
+GATE = GatePlan(threshold=300_000, max_regression=20_000)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPlan:
+    """One run of the demo. Raises ConfigError for numbers with which no round could be held."""
+
+    agents: int = 4
+    rounds: int = 4
+    seed: int = 1
+    live_only: bool = False
+    broker: str | None = None  # an existing one; default: our own
+    rpc: str | None = None
+
+    def __post_init__(self) -> None:
+        if not MINIMUM_AGENTS <= self.agents <= POLICY.sealing.contributors:
+            limits = f"{MINIMUM_AGENTS} to {POLICY.sealing.contributors}"
+            raise ConfigError("gemel demo", "--agents", f"{limits}, not {self.agents}")
+        if not 1 <= self.rounds <= 1000:
+            raise ConfigError("gemel demo", "--rounds", f"1 to 1000, not {self.rounds}")
+
+    @property
+    def poisoned_round(self) -> int | None:
+        """The round in which the last gateway poisons; none in a demo too short to show a refusal and go on."""
+        return POISONED_ROUND if self.rounds > POISONED_ROUND else None
+
+    @property
+    def agent_names(self) -> tuple[str, ...]:
+        """gateway-1, gateway-2, ..."""
+        return tuple(f"gateway-{number}" for number in range(1, self.agents + 1))
+
+    def fleet(self, rpc_url: str, chain_id: int) -> FleetPlan:
+        """The fleet to found: every gateway belongs to an owner of its own."""
+        return FleetPlan(
+            fleet=FLEET,
+            task=TASK,
+            rpc_url=rpc_url,
+            chain_id=chain_id,
+            validators=VALIDATORS,
+            quorum=QUORUM,
+            gate=GATE,
+            policy=POLICY,
+            agents=tuple(AgentPlan(name, f"owner of {name}") for name in self.agent_names),
+        )
+
+
+def rig_of(agent: str) -> str:
+    """The machine behind a gateway: gateway-1 has rig-1."""
+    return agent.replace("gateway", "rig")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything of one plant lies."""
+
+    root: Path
+
+    @property
+    def logs(self) -> Path:
+        """One file a process."""
+        return self.root / "logs"
+
+    @property
+    def configuration(self) -> Path:
+        """One TOML file a service."""
+        return self.root / "etc"
+
+    @property
+    def data(self) -> Path:
+        """Reference sets, history and the replay's plan: what the demo deals out at its start."""
+        return self.root / "data"
+
+    def state(self, service: str) -> Path:
+        """A service's own state; agents lie under `agents/`."""
+        return self.root / "agents" / service if service.startswith("gateway-") else self.root / service

@@ -1,0 +1,63 @@
+"""A party that also reads and writes the chain. Gateways do not import this: they need no web3."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from gemel.adapters.evm_chain import EvmChain
+from gemel.errors import ConfigError
+from gemel.exchange.chain_watch import ChainWatch, EventHandler, Parties
+from gemel.host.party import Party, PartySettings, open_party
+from gemel.host.service import Host
+from gemel.host.settings import ChainSection
+from gemel.ports import Chain, Role
+
+
+class ChainPartySettings(PartySettings):
+    """Settings of a service on chain."""
+
+    chain: ChainSection
+    policy_file: Path  # the one policy whose rounds it takes part in
+
+
+S = TypeVar("S", bound=ChainPartySettings)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainParty:
+    """One open party with its view of the chain. `agents` and `validators` follow the device registry."""
+
+    party: Party
+    chain: Chain
+    watch: ChainWatch
+    agents: Parties
+    validators: Parties
+
+
+@asynccontextmanager
+async def open_chain_party(host: Host[S]) -> AsyncIterator[ChainParty]:
+    """Open bus and chain; raises ConfigError where the pinned registry is not the configured one."""
+    settings = host.settings
+    async with open_party(host) as party:
+        place, trust = settings.chain, party.trust
+        if place.round_registry != trust.registry:
+            raise ConfigError(
+                str(settings.trust_file), "registry", f"{place.round_registry}, as chain.round_registry"
+            )
+        agents, validators = Parties(Role.AGENT), Parties(Role.VALIDATOR)
+        async with EvmChain(
+            place.rpc_url, place.device_registry, place.round_registry, party.keys.identity, trust.chain_id
+        ) as chain:
+            checkpoint = settings.state_dir / "events.sqlite"
+            watch = ChainWatch(chain, trust.task, checkpoint, host.clock, agents, validators)
+            await watch.refresh_parties()
+            yield ChainParty(party, chain, watch, agents, validators)
+
+
+def follow_chain(host: Host[S], opened: ChainParty, on_event: EventHandler | None = None) -> None:
+    """Follow events from now on, in a task of the service."""
+    host.task_group.create_task(opened.watch.run(on_event), name="chain events")

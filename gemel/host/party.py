@@ -1,0 +1,89 @@
+"""What every party of a fleet opens at its start: pinned trust, its keys and records, the bus, post and transfers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Container
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from gemel.adapters import key_files
+from gemel.adapters.key_files import Keys
+from gemel.adapters.mqtt_bus import MqttBus
+from gemel.adapters.sqlite_records import SqliteRecords
+from gemel.errors import ConfigError, Malformed
+from gemel.exchange.mailbox import Mailbox
+from gemel.exchange.post import Post
+from gemel.exchange.transfers import ModelRequest, Transfers
+from gemel.host.service import Host
+from gemel.host.settings import ServiceSettings
+from gemel.ports import Bus, Records, Will
+from gemel.wire.messages import Policy, decode
+from gemel.wire.trust import Trust, load_trust
+from gemel.wire.types import Address
+
+
+class PartySettings(ServiceSettings):
+    """Settings of a service that signs: both files are required."""
+
+    trust_file: Path
+    key_file: Path
+
+
+S = TypeVar("S", bound=PartySettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """One open party."""
+
+    trust: Trust
+    keys: Keys
+    records: Records
+    bus: Bus
+    post: Post
+    transfers: Transfers
+    mailbox: Mailbox
+
+
+@asynccontextmanager
+async def open_party(host: Host[S], will: Will | None = None) -> AsyncIterator[Party]:
+    """Open everything that needs no chain; raises ConfigError for files that are missing or wrong."""
+    settings = host.settings
+    trust = load_trust(read_file(settings.trust_file, "trust_file"), str(settings.trust_file))
+    keys = key_files.load(key_files.find(settings.key_file, os.environ))
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    async with (
+        SqliteRecords(settings.state_dir / "records.sqlite") as records,
+        MqttBus(settings.bus.settings(keys.identity.address), will) as bus,
+    ):
+        host.metrics.watch_bus(bus.counts)
+        post = Post(bus, trust, keys.identity, host.clock, host.metrics.message_refused)
+        transfers = Transfers(post, settings.state_dir / "transfers")
+        yield Party(trust, keys, records, bus, post, transfers, Mailbox(records))
+
+
+async def serve_transfers(
+    host: Host[S], party: Party, requesters: Container[Address], on_model: ModelRequest | None = None
+) -> None:
+    """Answer fetches from now on, in a task of the service."""
+    await party.transfers.listen(requesters, on_model)
+    host.task_group.create_task(party.transfers.serve(), name="transfers")
+
+
+def read_policy(path: Path) -> Policy:
+    """The pinned policy. Raises ConfigError."""
+    try:
+        return decode(Policy, read_file(path, "policy_file"))
+    except Malformed as error:
+        raise ConfigError(str(path), "policy_file", str(error)) from error
+
+
+def read_file(path: Path, key: str) -> bytes:
+    """The bytes of a file that settings name. Raises ConfigError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(str(path), key, f"a readable file ({error.strerror})") from error
