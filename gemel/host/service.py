@@ -93,8 +93,8 @@ def _run(name: str, main: Callable[[Host[S]], Awaitable[None]], load: Callable[[
     except Exception as error:  # noqa: BLE001  the one place where everything ends
         causes = list(_leaves(error))
         wrong = [cause for cause in causes if isinstance(cause, ConfigError)]
-        for cause in wrong:
-            print(f"{name}: {cause}", file=sys.stderr)
+        for line in wrong:
+            print(f"{name}: {line}", file=sys.stderr)
         if wrong:
             return 2
         for cause in causes:

@@ -131,7 +131,8 @@ class ServiceSettings(Settings):
 
 
 def _config_error(model: type[BaseModel], source: str, error: ValidationError) -> ConfigError:
-    first = error.errors(include_url=False, include_input=True)[0]
+    # a key that is not known explains one that is missing better than the other way round
+    first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     path = [str(part) for part in first["loc"]]
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
