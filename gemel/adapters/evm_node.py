@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from aiohttp import ClientError
+from aiohttp import ClientError, ClientSession, ClientTimeout
 from web3 import AsyncHTTPProvider, AsyncWeb3, Web3
 from web3.exceptions import (
     BadResponseFormat,
@@ -99,14 +99,17 @@ class EvmNode:
     def __init__(self, rpc_url: str, patience: Patience | None = None) -> None:
         self.rpc_url = rpc_url
         self._patience = patience or Patience()
-        provider = AsyncHTTPProvider(
-            rpc_url, request_kwargs={"timeout": self._patience.request_s}, exception_retry_configuration=None
+        self._provider = AsyncHTTPProvider(
+            rpc_url,
+            request_kwargs={"timeout": ClientTimeout(total=self._patience.request_s)},
+            exception_retry_configuration=None,
         )
-        self._provider = provider
-        self._web3 = AsyncWeb3(provider)
+        self._web3 = AsyncWeb3(self._provider)
         self._web3.middleware_onion.inject(ExtraDataToPOAMiddleware, layer=0)  # Clique, QBFT: longer extraData
 
     async def __aenter__(self) -> Self:
+        # web3's own session opens a connection for every request
+        await self._provider.cache_async_session(ClientSession(raise_for_status=True))
         return self
 
     async def __aexit__(
@@ -126,7 +129,7 @@ class EvmNode:
             except ContractLogicError as error:
                 raise CallReverted(_revert_data(error)) from error
             except Web3RPCError as error:
-                raise NodeRefused(error.message) from error
+                raise NodeRefused(_refusal(error)) from error
             except (ClientError, BadResponseFormat, OSError, TimeoutError) as error:
                 if clock() + pause > until:
                     raise ChainUnavailable(
@@ -235,6 +238,11 @@ def _call(to: Address | None, data: bytes, sender: Address | None) -> Any:
     if sender is not None:
         request["from"] = Web3.to_checksum_address(sender)
     return request
+
+
+def _refusal(error: Web3RPCError) -> str:
+    answer = error.rpc_response or {}
+    return str(answer.get("error", {}).get("message", error.message))
 
 
 def _revert_data(error: ContractLogicError) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from eth_hash.auto import keccak
 
@@ -15,9 +14,8 @@ from gemel.wire.identity import Identity
 from gemel.wire.types import Address, Digest
 
 RECEIPT_DEADLINE_S = 60.0
-RECEIPT_POLL_S = 0.05
+FIRST_POLL_S, LONGEST_POLL_S = 0.005, 0.25  # chains that make a block at once, and those that take seconds
 NONCE_TRIES = 5  # another process with the same key may take a nonce before us
-_log = logging.getLogger(__name__)
 
 
 class Sender:
@@ -49,9 +47,8 @@ class Sender:
         head = await self._node.head()
         tip = await self._node.priority_fee()
         fee = 2 * head.base_fee_wei + tip  # lasts through six full blocks in a row
-        refusal = ""
-        for _ in range(NONCE_TRIES):
-            nonce = await self._node.next_nonce(self._identity.address)
+        nonce = await self._node.next_nonce(self._identity.address)
+        for tries_left in reversed(range(NONCE_TRIES)):
             # a quarter above the estimate: other calls may be in the block before ours
             transaction = Transaction(self._chain_id, nonce, tip, fee, gas * 5 // 4, to, data)
             raw = sign_transaction(transaction, self._identity)
@@ -59,22 +56,26 @@ class Sender:
             try:
                 await self._node.send(raw)
             except NodeRefused as error:
-                refusal = str(error)
-                if await self._node.transaction(digest) is None:
-                    if "nonce" not in refusal.lower():
-                        break
-                    _log.debug("nonce %d of %s was taken: %s", nonce, self._identity.address, refusal)
-                    continue
-            return digest
-        raise ChainUnavailable(f"the node at {self._node.rpc_url} takes no transaction: {refusal}")
+                if await self._node.transaction(digest) is not None:
+                    break  # a try before this one was taken, and its answer lost
+                taken, nonce = nonce, await self._node.next_nonce(self._identity.address)
+                if nonce == taken or not tries_left:
+                    raise ChainUnavailable(
+                        f"the node at {self._node.rpc_url} takes no transaction: {error}"
+                    ) from error
+            else:
+                break
+        return digest
 
     async def _wait(self, call: str, digest: Digest) -> Receipt:
         try:
             async with asyncio.timeout(RECEIPT_DEADLINE_S):
+                pause = FIRST_POLL_S
                 while True:
                     receipt = await self._node.receipt(digest)
                     if receipt is not None:
                         return receipt
-                    await asyncio.sleep(RECEIPT_POLL_S)
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_POLL_S)
         except TimeoutError as error:
             raise ChainUnavailable(f"{call}: {digest} is in no block after {RECEIPT_DEADLINE_S:.0f} s") from error
