@@ -33,6 +33,7 @@ class PartySettings(ServiceSettings):
 
 
 S = TypeVar("S", bound=PartySettings)
+T = TypeVar("T", bound=ServiceSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +53,31 @@ class Party:
 async def open_party(host: Host[S], will: Will | None = None) -> AsyncIterator[Party]:
     """Open everything that needs no chain; raises ConfigError for files that are missing or wrong."""
     settings = host.settings
-    trust = load_trust(read_file(settings.trust_file, "trust_file"), str(settings.trust_file))
-    keys = key_files.load(key_files.find(settings.key_file, os.environ))
+    trust, keys = read_identity(settings.trust_file, settings.key_file)
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     async with (
         SqliteRecords(settings.state_dir / "records.sqlite") as records,
         MqttBus(settings.bus.settings(keys.identity.address), will) as bus,
     ):
         host.metrics.watch_bus(bus.counts)
-        post = Post(bus, trust, keys.identity, host.clock, host.metrics.message_refused)
-        transfers = Transfers(post, settings.state_dir / "transfers")
-        yield Party(trust, keys, records, bus, post, transfers, Mailbox(records))
+        yield assemble(host, trust, keys, records, bus)
+
+
+def read_identity(trust_file: Path, key_file: Path) -> tuple[Trust, Keys]:
+    """Whom we believe, and who we are. Raises ConfigError."""
+    trust = load_trust(read_file(trust_file, "trust_file"), str(trust_file))
+    return trust, key_files.load(key_files.find(key_file, os.environ))
+
+
+def assemble(host: Host[T], trust: Trust, keys: Keys, records: Records, bus: Bus) -> Party:
+    """A party from parts that are open already."""
+    post = Post(bus, trust, keys.identity, host.clock, host.metrics.message_refused)
+    transfers = Transfers(post, host.settings.state_dir / "transfers")
+    return Party(trust, keys, records, bus, post, transfers, Mailbox(records))
 
 
 async def serve_transfers(
-    host: Host[S], party: Party, requesters: Container[Address], on_model: ModelRequest | None = None
+    host: Host[T], party: Party, requesters: Container[Address], on_model: ModelRequest | None = None
 ) -> None:
     """Answer fetches from now on, in a task of the service."""
     await party.transfers.listen(requesters, on_model)

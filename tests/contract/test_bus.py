@@ -192,6 +192,36 @@ async def test_messages_that_no_handler_finished_come_again_after_a_restart(url:
     assert [int(payload) for payload in dict.fromkeys(again.payloads)] == list(range(10, 50))
 
 
+async def test_messages_of_the_session_wait_for_a_subscription_that_comes_after_them(url: str) -> None:
+    seen = Seen()
+    async with MqttBus(settings(url, "reader")) as bus:
+        await bus.subscribe("t", Seen())
+    async with MqttBus(settings(url, "writer")) as writer:
+        await writer.publish("t", b"while away")
+    async with MqttBus(settings(url, "reader")) as bus:
+        await until(lambda: bool(bus._unclaimed))
+        await bus.subscribe("t", seen)
+        await seen.until(count(1))
+    assert seen.payloads == [b"while away"]
+
+
+async def test_messages_of_the_session_that_nobody_claims_are_counted_and_do_not_come_again(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gemel.adapters.mqtt_bus.CLAIM_S", 0.3)
+    seen = Seen()
+    async with MqttBus(settings(url, "reader")) as bus:
+        await bus.subscribe("t/old", Seen())
+    async with MqttBus(settings(url, "writer")) as writer:
+        await writer.publish("t/old", b"nobody's")
+    async with MqttBus(settings(url, "reader")) as bus:
+        await until(lambda: bus.counts.unclaimed == 1)
+        await bus.subscribe("t/+", seen)
+        await bus.publish("t/new", b"ours")
+        await seen.until(count(1))
+    assert seen.payloads == [b"ours"]
+
+
 async def test_message_whose_handler_raised_comes_again_and_the_error_ends_the_bus(url: str) -> None:
     again = Seen()
 

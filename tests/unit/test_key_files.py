@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,9 @@ def test_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
         "{}",
         "[]",
         '{"identity": "00", "box": "11"}',
-        '{"identity": "%s", "box": "%s"}' % ("0" * 64, "1" * 64),
-        '{"identity": "%s", "box": "12"}' % ("1" * 64),
-        '{"identity": "%s", "box": "%s"}' % ("x" * 64, "1" * 64),
+        json.dumps({"identity": "0" * 64, "box": "1" * 64}),
+        json.dumps({"identity": "1" * 64, "box": "12"}),
+        json.dumps({"identity": "x" * 64, "box": "1" * 64}),
     ],
 )
 def test_file_that_holds_no_keys_is_refused_without_quoting_it(tmp_path: Path, content: str) -> None:
