@@ -6,7 +6,7 @@ VENV   ?= .venv
 ARGS   ?=
 
 BIN   := $(VENV)/bin
-PIP   := $(BIN)/pip --disable-pip-version-check --quiet
+PIP   := $(BIN)/pip --disable-pip-version-check -qq
 TORCH := $(shell grep '^torch==' constraints.txt)
 VISION := $(shell grep '^torchvision==' constraints.txt)
 SOURCES := gemel edge_agent coordinator custodian validator chain_listener twin_registry tests
