@@ -15,7 +15,7 @@ url = "mqtts://broker.plant:8883"
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 
@@ -37,10 +37,16 @@ class AgentSettings(ServiceSettings):
     max_fill_s: Annotated[int, Field(ge=0, le=60)] = 3  # the longest gap in a window that is filled
     examples_capacity: Annotated[int, Field(ge=1, le=1_000_000)] = 5_000
 
+    @classmethod
+    def load(cls, file: Path | None = None, **overrides: Any) -> Self:
+        """As Settings.load; trust and key files come together or not at all."""
+        settings = super().load(file, **overrides)
+        if (settings.trust_file is None) != (settings.key_file is None):
+            missing = "trust_file" if settings.trust_file is None else "key_file"
+            raise ConfigError(str(file or "environment"), missing, "both trust_file and key_file, or neither")
+        return settings
+
     @property
     def learns(self) -> bool:
-        """Whether it takes part in rounds. Raises ConfigError where only half of what that needs is given."""
-        if (self.trust_file is None) != (self.key_file is None):
-            missing = "trust_file" if self.trust_file is None else "key_file"
-            raise ConfigError("settings", missing, "both trust_file and key_file, or neither")
+        """Whether it takes part in rounds."""
         return self.trust_file is not None

@@ -82,8 +82,9 @@ class LiveTwin:
         self.become(diagnose(self._twin, model, health))
 
     def publish_again(self) -> None:
-        """Publish it as it is, for a broker that may have forgotten it."""
-        self._changed.set()
+        """Publish it as it is, for a broker that may have forgotten it. A blank one says nothing."""
+        if self._twin.version > 0:
+            self._changed.set()
 
     async def run(self, metrics: AgentMetrics) -> None:
         """Publish for ever."""
