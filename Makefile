@@ -9,7 +9,6 @@ BIN   := $(VENV)/bin
 PIP   := $(BIN)/pip --disable-pip-version-check -qq
 TORCH := $(shell grep '^torch==' constraints.txt)
 VISION := $(shell grep '^torchvision==' constraints.txt)
-SOURCES := gemel edge_agent coordinator custodian validator chain_listener twin_registry tests
 
 # Stamps: set-up runs once, and again when what it depends on has changed.
 USER_STAMP := $(VENV)/.installed
@@ -35,8 +34,8 @@ test: lint  ## Lint, types, import rules, then all tests. ARGS are handed to pyt
 
 lint: $(DEV_STAMP)  ## Lint, types and import rules only.
 	@echo "==> ruff"
-	@$(BIN)/ruff check $(SOURCES)
-	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
 	@echo "==> mypy"
 	@$(BIN)/mypy
 	@echo "==> import rules"
@@ -48,7 +47,7 @@ clean:  ## Remove the virtual environment, caches and the demo's state.
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-		{ echo "Gemel needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1); say which to use: make PYTHON=python3.12 ..." >&2; exit 1; }
+		{ echo "Gemel needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing); say which to use: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "This Python cannot create virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@echo "==> creating $(VENV)"

@@ -75,7 +75,7 @@ class Classifier:
                 if count == 0:
                     continue
                 optimiser.zero_grad()
-                (loss / count).backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+                (loss / count).backward()
                 torch.nn.utils.clip_grad_norm_(list(parameters.values()), GRADIENT_NORM)
                 optimiser.step()
                 total += loss.item()
