@@ -28,8 +28,9 @@ from paho.mqtt.client import topic_matches_sub
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from gemel.adapters.bus_settings import BusSettings
 from gemel.adapters.mqtt_inbox import Delivery, Inbox
-from gemel.adapters.mqtt_link import BusSettings, Incoming, Link, mqtt_properties, subscription_id
+from gemel.adapters.mqtt_link import Incoming, Link, mqtt_properties, subscription_id
 from gemel.adapters.reconnect import Reconnect, classify
 from gemel.errors import BusRefused, BusUnavailable
 from gemel.ports import BusMessage, Handler, Will

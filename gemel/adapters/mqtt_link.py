@@ -15,9 +15,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiomqtt
 from paho.mqtt.client import Client as PahoClient
@@ -27,7 +25,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from gemel.errors import BusRefused, BusUnavailable, ConfigError
+from gemel.adapters.bus_settings import BusSettings
+from gemel.errors import BusRefused, BusUnavailable
 from gemel.ports import Will
 
 CONNECT_TIMEOUT_S = 5.0
@@ -36,55 +35,6 @@ KEEPALIVE_S = 20
 OUTGOING_INFLIGHT = 20  # unacknowledged publishes at a time; a broker may ask for fewer
 HEADROOM_BYTES = 16 * 1024  # topic and properties beside the payload
 _PACKET_TOO_LARGE, _UNSPECIFIED = 0x95, 0x80
-
-
-@dataclass(frozen=True, slots=True)
-class BusSettings:
-    """How to reach the broker, and the bounds. `url` is mqtt://host[:port] or mqtts://host[:port]."""
-
-    url: str
-    client_id: str
-    username: str | None = None
-    password: str | None = None
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    session_expiry_s: int = 86_400  # longer than the longest outage
-    receive_maximum: int = 64  # unacknowledged messages that the broker may send us
-    publish_deadline_s: float = 30.0
-    max_payload_bytes: int = 1024 * 1024
-
-    def __repr__(self) -> str:
-        return f"BusSettings({self.url!r}, client_id={self.client_id!r})"  # no password in a log
-
-    @property
-    def address(self) -> tuple[str, int, bool]:
-        """(host, port, TLS). Raises ConfigError."""
-        wrong = ConfigError("bus", "url", f"mqtt://host:port or mqtts://host:port, not {self.url!r}")
-        try:
-            parts = urlsplit(self.url)
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            raise wrong from None
-        if parts.scheme not in ("mqtt", "mqtts") or not host:
-            raise wrong
-        tls = parts.scheme == "mqtts"
-        return host, port or (8883 if tls else 1883), tls
-
-    def tls_context(self) -> ssl.SSLContext | None:
-        """The client side of TLS, read from disk. Raises ConfigError for files that do not load."""
-        if not self.address[2]:
-            return None
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file)
-            if self.cert_file is not None:
-                context.load_cert_chain(self.cert_file, self.key_file)
-        except OSError as error:
-            files = ", ".join(str(name) for name in (self.ca_file, self.cert_file, self.key_file) if name)
-            raise ConfigError(
-                "bus", "ca_file, cert_file, key_file", f"readable PEM files ({files}): {error}"
-            ) from error
-        return context
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,14 +134,13 @@ class Link:
             connection.cancel()
         await asyncio.wait({connection})
         cause = None if connection.cancelled() else connection.exception()
-        self._ended = _failure("keep", self._settings.client_id, cause and (cause.__cause__ or cause))
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(BusUnavailable("the link to the broker broke"))
-        return self._ended
+        ended = _failure("keep", self._settings.client_id, cause and (cause.__cause__ or cause))
+        self._end(ended)
+        return ended
 
     async def close(self) -> None:
         """Say goodbye, so that the broker does not publish the will. Never raises for a link that is gone."""
+        self._end(BusUnavailable("the link was closed"))
         try:
             await self._client.__aexit__(None, None, None)
         except (aiomqtt.MqttError, OSError):
@@ -201,6 +150,12 @@ class Link:
             gone = self._client._disconnected  # noqa: SLF001  and warns of an error that nobody has looked at
             if gone.done() and not gone.cancelled():
                 gone.exception()
+
+    def _end(self, reason: BusUnavailable | BusRefused) -> None:
+        self._ended = self._ended or reason
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(BusUnavailable("the link to the broker broke"))
 
     async def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: Properties) -> None:
         """Returns at the PUBACK (QoS 1) or once written (QoS 0). Raises BusRefused, BusUnavailable."""

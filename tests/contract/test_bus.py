@@ -13,6 +13,7 @@ from gemel.adapters.mqtt_bus import BusSettings, MqttBus
 from gemel.errors import BusRefused, BusUnavailable, ConfigError
 from gemel.ports import Bus, BusMessage, Will
 from tests.support.brokers import embedded_broker, free_port, mosquitto
+from tests.support.certificates import PlantCA
 
 Start = Callable[..., AbstractAsyncContextManager[str]]
 
@@ -37,7 +38,7 @@ async def url(start: Start) -> AsyncIterator[str]:
         yield url
 
 
-def settings(url: str, client_id: str = "one", **bounds: float) -> BusSettings:
+def settings(url: str, client_id: str = "one", **bounds: object) -> BusSettings:
     return replace(BusSettings(url, client_id, publish_deadline_s=10), **bounds)
 
 
@@ -435,6 +436,31 @@ async def test_certificate_file_that_is_missing_is_a_configuration_error(tmp_pat
     bus = MqttBus(BusSettings("mqtts://localhost", "x", ca_file=tmp_path / "ca.pem"))
     with pytest.raises(ConfigError, match="ca_file"):
         await bus.__aenter__()
+
+
+async def test_tls_with_a_client_certificate_links_and_one_of_another_authority_does_not(tmp_path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    theirs.mkdir()
+    authority, stranger = PlantCA(ours), PlantCA(theirs)
+    broker_certificate, broker_key = authority.leaf("broker")
+    lines = [f"cafile {authority.ca_file}", f"certfile {broker_certificate}", f"keyfile {broker_key}"]
+    seen = Seen()
+    async with mosquitto([*lines, "require_certificate true", "use_identity_as_username true"]) as plain_url:
+        url = plain_url.replace("mqtt://", "mqtts://")
+        certificate, key = authority.leaf("agent-1")
+        known = settings(url, "known", ca_file=authority.ca_file, cert_file=certificate, key_file=key)
+        async with MqttBus(known) as bus:
+            await bus.subscribe("t", seen)
+            await bus.publish("t", bytes(300_000))  # more than one TLS record
+            await seen.until(count(1))
+        certificate, key = stranger.leaf("agent-1")
+        unknown = settings(url, "unknown", ca_file=authority.ca_file, cert_file=certificate, key_file=key)
+        async with MqttBus(replace(unknown, publish_deadline_s=0.5)) as bus:
+            with pytest.raises(BusUnavailable):
+                await bus.publish("t", b"")
+            assert not bus.connected
+    assert seen.payloads == [bytes(300_000)]
 
 
 def test_bus_fits_the_port() -> None:
