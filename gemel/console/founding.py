@@ -24,16 +24,16 @@ from gemel.adapters import key_files
 from gemel.adapters.evm_chain import EvmChain
 from gemel.adapters.evm_deploy import deploy
 from gemel.adapters.key_files import Keys
+from gemel.console.fleet_files import CHAIN_FILE, KEYS_FOLDER, POLICY_FILE, TRUST_FILE, ChainPlace
 from gemel.errors import ConfigError
 from gemel.ports import Chain, PartyRecord, Role
 from gemel.sealing.budget import budget_of
 from gemel.wire import topics
 from gemel.wire.messages import Collector, Policy, encode
 from gemel.wire.trust import Trust
-from gemel.wire.types import Address, Count, Ppm
+from gemel.wire.types import Address, Ppm
 
 OPERATOR, COORDINATOR, CUSTODIAN, LISTENER = "operator", "coordinator", "custodian", "listener"
-TRUST_FILE, POLICY_FILE, CHAIN_FILE, KEYS_FOLDER = "trust.json", "policy.json", "chain.json", "keys"
 
 _ADDRESS = re.compile(r"0x[0-9a-f]{40}")
 
@@ -75,15 +75,6 @@ class FleetPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Everybody who gets keys."""
         services = (OPERATOR, COORDINATOR, CUSTODIAN, LISTENER, *self.validator_names)
         return (*services, *(agent.name for agent in self.agents))
-
-
-class ChainPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`chain.json`: where the fleet's contracts are."""
-
-    rpc_url: str
-    chain_id: Count
-    device_registry: Address
-    round_registry: Address
 
 
 def load_plan(path: Path) -> FleetPlan:

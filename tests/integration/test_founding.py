@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from gemel.adapters.evm_chain import EvmChain
-from gemel.console.founding import ChainPlace, create_keys, found, owner_address
+from gemel.console.fleet_files import ChainPlace
+from gemel.console.founding import create_keys, found, owner_address
 from gemel.errors import ConfigError
 from gemel.ports import Role
 from gemel.wire.messages import Policy

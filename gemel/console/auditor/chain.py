@@ -1,0 +1,109 @@
+"""The kept chain: transactions from their bytes, calls replayed, the replay's events against the logs. Pure.
+
+What this cannot show, and `NOT_COVERED` says so: a block's hash is taken from the node.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import pairwise
+
+import rlp
+from eth_hash.auto import keccak
+from msgspec.structs import replace
+
+from gemel.adapters.chain_export import (
+    ChainExport,
+    ExportedTransaction,
+    encode_export,
+    exported_calls,
+    exported_events,
+)
+from gemel.adapters.contract_abi import DEVICE_REGISTRY, load
+from gemel.adapters.typed_transactions import OpenedTransaction, open_transaction
+from gemel.console.auditor.book import Book, require
+from gemel.console.auditor.ledger import Event, Ledger
+from gemel.wire.eip712 import Domain
+from gemel.wire.types import NO_DIGEST, Address
+
+FILE = "chain-export.json"
+NOT_COVERED = (
+    "blocks: hash, time and gas are the node's word; parent links are checked where neighbours were kept",
+    "transactions that left no event of the two contracts (failed ones, the round registry's creation) were not kept",
+    "that nothing was left out at the chain's end: compare the last block with a node",
+)
+_HEX = re.compile(r"(?:[0-9a-f]{2})*")
+
+
+def replay_chain(export: ChainExport, stored: bytes, book: Book) -> Ledger:
+    """Check every transaction and return what the contracts must hold. `stored` are the bytes of the file."""
+    if encode_export(export) != stored:
+        book.fault(FILE, "the file is not in the form in which it was written")
+    _check_blocks(export, book)
+    ledger = Ledger(Domain(export.chain_id, export.round_registry))
+    nonces: dict[Address, int] = {}
+    last_block, last_log = -1, -1
+    for transaction in export.transactions:
+        with book.checking("transactions", f"{FILE}: transaction {transaction.hash[:12]}"):
+            if transaction.block != last_block:
+                require(transaction.block > last_block, "its block is not after the one before it")
+                last_block, last_log = transaction.block, -1
+            for log in transaction.logs:
+                require(log.index > last_log, "its log entries are not in order")
+                last_log = log.index
+            opened = _open(transaction)
+            require(opened.nonce > nonces.get(opened.sender, -1), f"{opened.sender} used a nonce twice")
+            nonces[opened.sender] = opened.nonce
+            _replay(export, transaction, opened, ledger)
+    return ledger
+
+
+def _open(transaction: ExportedTransaction) -> OpenedTransaction:
+    texts = (transaction.raw, *(text for log in transaction.logs for text in (*log.topics, log.data)))
+    require(all(_HEX.fullmatch(text) for text in texts), "its bytes are not written in lower-case hex")
+    opened = open_transaction(bytes.fromhex(transaction.raw))
+    require(opened.hash == transaction.hash, f"its bytes hash to {opened.hash[:12]}")
+    return opened
+
+
+def _replay(export: ChainExport, transaction: ExportedTransaction, opened: OpenedTransaction, ledger: Ledger) -> None:
+    """Raises DoesNotFit unless the transaction is allowed where it stands and left exactly the events it must."""
+    require(opened.chain_id == export.chain_id, f"signed for chain {opened.chain_id}")
+    alone = replace(export, transactions=(transaction,))
+    said = [(event.name, dict(event.values)) for event in exported_events(alone)]
+    require(len(said) == len(transaction.logs), "a log entry is no event of the contracts")
+    if opened.to is None:
+        target, due = export.device_registry, _creation(export, opened, ledger)
+    else:
+        (call,) = exported_calls(alone)
+        target, due = opened.to, ledger.apply(call)
+    require(all(log.address == target for log in transaction.logs), "a log entry is another contract's")
+    require(said == due, f"says {_names(said)}, but what was signed makes {_names(due)} with other values")
+
+
+def _creation(export: ChainExport, opened: OpenedTransaction, ledger: Ledger) -> list[Event]:
+    created = "0x" + keccak(rlp.encode([bytes.fromhex(opened.sender[2:]), opened.nonce]))[-20:].hex()
+    require(created == export.device_registry, f"creates {created}, which is none of the two contracts")
+    operator = "0x" + opened.data[-20:].hex()
+    due = load(DEVICE_REGISTRY).deployment(operator)
+    require(opened.data == due, "the device registry was created from other code than this version's")
+    return ledger.found(operator, opened.sender)
+
+
+def _names(events: Iterable[Event]) -> str:
+    return ", ".join(name for name, _ in events) or "nothing"
+
+
+def _check_blocks(export: ChainExport, book: Book) -> None:
+    with book.checking("blocks", f"{FILE}: block 0"):
+        genesis = export.blocks[0] if export.blocks else None
+        require(
+            genesis is not None and genesis.number == 0 and genesis.parent == NO_DIGEST, "there is no genesis block"
+        )
+    for before, block in pairwise(export.blocks):
+        with book.checking("blocks", f"{FILE}: block {block.number}"):
+            require(block.number > before.number, "is not above the block before it")
+            require(block.timestamp_s >= before.timestamp_s, "is older than the block before it")
+            if block.number == before.number + 1:
+                require(block.parent == before.hash, "does not name the block before it as its parent")

@@ -1,0 +1,53 @@
+"""What agents are pinned to, against what the chain says. Pure."""
+
+from __future__ import annotations
+
+from gemel.console.auditor.book import Book, require
+from gemel.console.auditor.evidence import Evidence
+from gemel.console.auditor.ledger import Ledger, TaskLine
+from gemel.console.fleet_files import CHAIN_FILE, POLICY_FILE, TRUST_FILE
+from gemel.ports import Role
+from gemel.wire.eip712 import task_id
+from gemel.wire.messages import encode
+from gemel.wire.trust import Trust
+from gemel.wire.types import Address, BoxKey
+
+NOT_COVERED = ("names: the fleet's name and the node's address are signed by nobody",)
+
+
+def check_fleet(evidence: Evidence, ledger: Ledger, book: Book) -> TaskLine | None:
+    """The task's line in the ledger, or None (and a finding) where the pinned task is not on this chain."""
+    trust, policy, place, export = evidence.trust, evidence.policy, evidence.place, evidence.export
+    contracts = (export.chain_id, export.device_registry, export.round_registry)
+    with book.checking("pins", CHAIN_FILE):
+        require((place.chain_id, place.device_registry, place.round_registry) == contracts, "names other contracts")
+    with book.checking("pins", TRUST_FILE):
+        require((trust.chain_id, trust.registry) == (contracts[0], contracts[2]), "pins another chain or registry")
+    with book.checking("pins", POLICY_FILE):
+        require(encode(policy) == evidence.policy_bytes, "not in the canonical form that its digest is taken of")
+    _check_parties(trust, ledger, book)
+    task = ledger.tasks.get(task_id(trust.task))
+    if task is None:
+        book.fault(TRUST_FILE, f"there is no task {trust.task} on this chain")
+        return None
+    with book.checking("pins", TRUST_FILE):
+        quorum = task.record.quorum
+        require(trust.quorum == quorum, f"pins a quorum of {trust.quorum}, the contract's is {quorum}")
+    with book.checking("pins", POLICY_FILE):
+        minimum = task.record.minimum_owners
+        require(policy.minimum_owners == minimum, f"asks for {policy.minimum_owners} owners, the contract {minimum}")
+    return task
+
+
+def _check_parties(trust: Trust, ledger: Ledger, book: Book) -> None:
+    pinned: list[tuple[Address, BoxKey | None, Role]] = [
+        (trust.coordinator.address, trust.coordinator.box, Role.COORDINATOR),
+        (trust.custodian.address, trust.custodian.box, Role.CUSTODIAN),
+        (trust.listener, None, Role.LISTENER),
+        *((validator.address, validator.box, Role.VALIDATOR) for validator in trust.validators),
+    ]
+    for address, box, role in pinned:
+        with book.checking("pins", TRUST_FILE, device=address):
+            party = ledger.parties.get(address)
+            require(party is not None and party.role == role, f"is registered as no {role.name.lower()}")
+            require(box is None or (party is not None and party.box == box), "its box key is not the registered one")

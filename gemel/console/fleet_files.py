@@ -1,0 +1,58 @@
+"""The files of a founded fleet: their names, and reading them. Imports no chain client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from gemel.errors import ConfigError
+from gemel.wire.messages import Policy
+from gemel.wire.trust import Trust, load_trust
+from gemel.wire.types import Address, Count
+
+TRUST_FILE, POLICY_FILE, CHAIN_FILE, EXPORT_FILE = "trust.json", "policy.json", "chain.json", "chain-export.json"
+KEYS_FOLDER = "keys"
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+
+class ChainPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`chain.json`: where the fleet's contracts are."""
+
+    rpc_url: str
+    chain_id: Count
+    device_registry: Address
+    round_registry: Address
+
+
+def read(path: Path) -> bytes:
+    """A file's bytes. Raises ConfigError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(str(path), "file", f"a readable file ({error.strerror})") from error
+
+
+def read_trust(directory: Path) -> Trust:
+    """Raises ConfigError."""
+    path = directory / TRUST_FILE
+    return load_trust(read(path), str(path))
+
+
+def read_policy(directory: Path) -> Policy:
+    """Raises ConfigError."""
+    return _decode(directory / POLICY_FILE, Policy)
+
+
+def read_place(directory: Path) -> ChainPlace:
+    """Raises ConfigError."""
+    return _decode(directory / CHAIN_FILE, ChainPlace)
+
+
+def _decode(path: Path, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(read(path), type=kind)
+    except msgspec.DecodeError as error:
+        raise ConfigError(str(path), kind.__name__, str(error)) from error

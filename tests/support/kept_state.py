@@ -1,0 +1,236 @@
+"""A small kept state without services: real keys, sealing, signatures, contracts and files, played through in order.
+
+Rounds: 0 (M0), 1 deployed, 2 refused by the gate, 3 deployed with its ciphertexts dropped, 4 aborted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gemel.adapters.chain_export import encode_export, export_chain
+from gemel.adapters.evm_chain import EvmChain
+from gemel.adapters.evm_node import EvmNode
+from gemel.adapters.file_blobs import FileBlobs
+from gemel.adapters.key_files import Keys
+from gemel.console.fleet_files import read_place
+from gemel.console.founding import FleetPlan, create_keys, found
+from gemel.exchange import admission
+from gemel.exchange.round_folder import RoundFolder
+from gemel.sealing.candidate import candidate_model
+from gemel.sealing.opener import create_key, open_sum
+from gemel.sealing.work import seal_update, sum_frames
+from gemel.wire import envelope, tensors
+from gemel.wire.attestations import ModelAttestation, SumAttestation, attest
+from gemel.wire.chunks import Transfer
+from gemel.wire.envelope import Kind
+from gemel.wire.messages import Aggregate, Body, Entry, Invitation, Opened, Roster, encode
+from gemel.wire.trust import Trust
+from gemel.wire.types import NO_DIGEST, Digest, sha256
+from tests.support.chains import running_chain
+from tests.support.plans import plan_of
+
+M0: tensors.Model = {
+    "bias": np.zeros(3, np.float32),
+    "weight": np.linspace(-0.5, 0.5, 12, dtype=np.float32).reshape(3, 4),
+}
+PARAMETERS = 15
+WEIGHTS = (120, 300, 450, 80)
+NOW_MS = 1_700_000_000_000
+
+
+async def build(directory: Path) -> None:
+    """Found a fleet in `directory`, let it learn for four rounds, and keep everything."""
+    keys = create_keys(directory, plan_of())
+    async with running_chain(directory, [key.identity.address for key in keys.values()]) as node:
+        plan = plan_of(rpc_url=node.url)
+        trust = await found(directory, plan, keys)
+        place = read_place(directory)
+        contracts = (place.device_registry, place.round_registry)
+        parties = ("coordinator", "custodian", "listener")
+        chains = {n: EvmChain(node.url, *contracts, keys[n].identity, plan.chain_id) for n in parties}
+        async with chains["coordinator"], chains["custodian"], chains["listener"]:
+            fleet = Fleet(directory, plan, trust, keys, chains)
+            m0 = await fleet.genesis()
+            m1 = await fleet.round(1, m0, deployment=2, accuracies=(610_000, 590_000, 600_000))
+            await fleet.round(2, m1, deployment=3, accuracies=(400_000, 410_000, 420_000))
+            await fleet.round(3, m1, deployment=3, accuracies=(640_000, 650_000, 200_000))
+            await RoundFolder(directory / "coordinator", 3).drop_spool()
+            await chains["coordinator"].open_round(plan.task, 4, base=await fleet.in_use(), policy=plan.policy.digest)
+            await chains["coordinator"].abort(plan.task, 4, reason="no sealing context")
+        async with EvmNode(node.url) as exporting:
+            (directory / "chain-export.json").write_bytes(encode_export(await export_chain(exporting, *contracts)))
+    (directory / "chain.db").unlink()
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """All parties in one hand."""
+
+    directory: Path
+    plan: FleetPlan
+    trust: Trust
+    keys: Mapping[str, Keys]
+    chains: Mapping[str, EvmChain]
+
+    @property
+    def coordinator(self) -> EvmChain:
+        """The coordinator's view of the chain."""
+        return self.chains["coordinator"]
+
+    @property
+    def blobs(self) -> FileBlobs:
+        """The coordinator's models."""
+        return FileBlobs(self.directory / "coordinator" / "blobs")
+
+    async def in_use(self) -> Digest:
+        """The model in use."""
+        return (await self.coordinator.task(self.plan.task)).model
+
+    async def genesis(self) -> Digest:
+        """M0, approved and deployed."""
+        m0 = await self.blobs.put(tensors.to_bytes(M0))
+        await self.coordinator.propose_genesis(self.plan.task, model=m0, policy=self.plan.policy.digest)
+        await self._vote(0, 1, NO_DIGEST, m0, accuracies=(250_000, 240_000, 260_000), baselines=(0, 0, 0))
+        await self._deploy(0, m0)
+        return m0
+
+    async def round(self, number: int, base: Digest, *, deployment: int, accuracies: Sequence[int]) -> Digest:
+        """A whole round; the candidate's digest. Validators approve at 500,000 ppm."""
+        task, policy, chain = self.plan.task, self.plan.policy, self.coordinator
+        folder = RoundFolder(self.directory / "coordinator", number)
+        await chain.open_round(task, number, base=base, policy=policy.digest)
+        key = create_key(policy.sealing, PARAMETERS)
+        await folder.write("context", key.public_context)
+        context = Transfer(sha256(key.public_context), len(key.public_context))
+        invitation = Invitation(policy, context, NOW_MS, 7, NOW_MS + 1000, NOW_MS + 2000)
+        await self._say(folder, "invitation", Kind.INVITATION, invitation, number, base)
+
+        entries = await self._frames(folder, number, base, key.public_context)
+        root = admission.root_of(entries)
+        await chain.close_list(task, number, root=root)
+        await self._say(folder, "roster", Kind.ROSTER, Roster(entries, root), number, base)
+
+        included = entries[:-1]  # the last one never revealed
+        (folder.frames / entries[-1].device).unlink()
+        frames = [folder.frames / entry.device for entry in included]
+        total = sum_frames(key.public_context, policy.sealing, PARAMETERS, frames)
+        await folder.write("sum", total)
+        updates_root, weight = admission.root_of(included), sum(entry.weight for entry in included)
+        sums = {"updates_root": updates_root, "sum_digest": sha256(total), "owners": 3, "weight": weight}
+        await chain.propose_sum(task, number, **sums)
+        aggregate = Aggregate(included, updates_root, Transfer(sha256(total), len(total)), weight)
+        await self._say(folder, "aggregate", Kind.AGGREGATE, aggregate, number, base)
+        await self._confirm(SumAttestation(task, number, **sums))
+
+        opened = open_sum(key.secret, total, len(included))
+        await folder.write("opened", opened)
+        await self.chains["custodian"].record_opening(task, number, opened=sha256(opened))
+        opening = Opened(sha256(opened), Transfer(sha256(b"wrapped"), 7))
+        await self._say(folder, "opening", Kind.OPENED, opening, number, base, by="custodian")
+
+        candidate = candidate_model(await self.blobs.get(base), opened, policy.sealing, weight)
+        model = await self.blobs.put(candidate)
+        explanation = b'{"lime": [0.25, 0.5]}'
+        await folder.write("explanation.json", explanation)
+        await chain.propose_candidate(
+            task, number, model=model, explanation=sha256(explanation), accuracy=accuracies[0]
+        )
+        await self._vote(number, deployment, base, model, accuracies=accuracies, baselines=(550_000,) * 3)
+        if (await chain.task(task)).model == model:
+            await self._deploy(number, model)
+        return model
+
+    async def _frames(self, folder: RoundFolder, number: int, base: Digest, context: bytes) -> tuple[Entry, ...]:
+        """Every agent's sealed update on disk; the list of them, by device."""
+        rng = np.random.default_rng(number)
+        entries = []
+        for agent, weight in zip(self.plan.agents, WEIGHTS, strict=True):
+            update = rng.normal(0, 0.02, PARAMETERS).astype(np.float32)
+            residual = np.zeros(PARAMETERS, np.float32)
+            body = seal_update(context, self.plan.policy.sealing, update, weight, residual).body
+            identity = self.keys[agent.name].identity
+            signed = envelope.sign(
+                identity,
+                self.trust.domain,
+                self.plan.task,
+                Kind.UPDATE,
+                body,
+                issued_at_ms=NOW_MS,
+                round=number,
+                base=base,
+                policy=self.plan.policy.digest,
+                weight=weight,
+            )
+            frame = envelope.pack(signed)
+            await folder.write_frame(identity.address, frame)
+            entries.append(Entry(identity.address, sha256(body), weight, Transfer(sha256(frame), len(frame))))
+        return tuple(sorted(entries[:-1], key=lambda entry: entry.device)) + (entries[-1],)
+
+    async def _say(
+        self,
+        folder: RoundFolder,
+        part: str,
+        kind: Kind,
+        body: Body,
+        number: int,
+        base: Digest,
+        by: str = "coordinator",
+    ) -> None:
+        message = envelope.sign(
+            self.keys[by].identity,
+            self.trust.domain,
+            self.plan.task,
+            kind,
+            encode(body),
+            issued_at_ms=NOW_MS,
+            round=number,
+            base=base,
+            policy=self.plan.policy.digest,
+        )
+        await folder.write(part, envelope.pack(message))
+
+    async def _confirm(self, attestation: SumAttestation) -> None:
+        for name in self.plan.validator_names[: self.plan.quorum]:
+            identity = self.keys[name].identity
+            signature = attest(attestation, self.trust.domain, identity).hex()
+            await self.coordinator.attest_sum(
+                self.plan.task, attestation.round, validator=identity.address, signature=signature
+            )
+
+    async def _vote(
+        self,
+        number: int,
+        deployment: int,
+        parent: Digest,
+        model: Digest,
+        *,
+        accuracies: Sequence[int],
+        baselines: Sequence[int],
+    ) -> None:
+        for name, accuracy, baseline in zip(self.plan.validator_names, accuracies, baselines, strict=True):
+            approved = number == 0 or accuracy >= 500_000
+            said = ModelAttestation(
+                self.plan.task, number, deployment, parent, model, accuracy, baseline, approved=approved
+            )
+            identity = self.keys[name].identity
+            await self.coordinator.attest_model(
+                self.plan.task,
+                number,
+                validator=identity.address,
+                accuracy=accuracy,
+                baseline=baseline,
+                approved=approved,
+                signature=attest(said, self.trust.domain, identity).hex(),
+            )
+        await self.coordinator.finalise(self.plan.task, number)
+
+    async def _deploy(self, number: int, model: Digest) -> None:
+        """Agents run it: gateway-1 keeps it where its audit finds it."""
+        await self.chains["listener"].record_deployed(self.plan.task, number, agents=4)
+        folder = self.directory / "agents" / "gateway-1" / "models"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{model}.safetensors").write_bytes(await self.blobs.get(model))
