@@ -85,7 +85,6 @@ class Rpc:
             "net_version": lambda: str(node.chain_id),
             "eth_chainId": lambda: hex(node.chain_id),
             "eth_syncing": lambda: False,
-            "eth_accounts": list,
             "eth_blockNumber": lambda: hex(node.block_number()),
             "eth_maxPriorityFeePerGas": lambda: hex(PRIORITY_FEE_WEI),
             "eth_gasPrice": lambda: hex(node.base_fee() + PRIORITY_FEE_WEI),
@@ -172,7 +171,7 @@ class Rpc:
     def _number(self, at: object, *, known: bool = True) -> int:
         """A block number; with `known`, of a block that exists."""
         head = self._node.block_number()
-        if at in _TAGS:
+        if isinstance(at, str) and at in _TAGS:
             return head
         if at == "earliest":
             return 0
