@@ -133,6 +133,17 @@ async def test_readings_of_two_machines_become_two_retained_twins_and_survive_ki
         await plant.listener.until(topic, lambda payload: payload == b"offline")
 
 
+async def test_silent_machine_becomes_stale_and_recovers(plant: Plant, tmp_path: Path) -> None:
+    async with running(Agent(tmp_path, plant.url, "press-1", stale_after_s=0.5)):
+        for second in range(2):
+            await plant.read("press-1", second, 1.0 + second)
+            twin = await plant.listener.twin(
+                "press-1", lambda t: t.version > 0 and {p.quality for p in t.properties.values()} == {Quality.STALE}
+            )
+            assert twin.properties["SE"].value == 1.0 + second
+            plant.listener.latest.clear()
+
+
 async def test_bad_payloads_are_counted_by_reason_make_quality_bad_and_stop_nothing(
     plant: Plant, tmp_path: Path
 ) -> None:

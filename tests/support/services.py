@@ -61,9 +61,11 @@ async def running(service: Service) -> AsyncIterator[Service]:
 
 
 class Agent(Service):
-    """An edge agent of `asset` that hears plant/<asset>/#."""
+    """An edge agent of `asset` that hears plant/<asset>/#. `settings` go into its TOML file."""
 
-    def __init__(self, folder: Path, broker: str, asset: str, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, broker: str, asset: str, *, stale_after_s: float = 3600, **settings: str
+    ) -> None:
         folder = folder / asset
         folder.mkdir(parents=True)
         self.asset, self.state_dir, self.config = asset, folder / "state", folder / "agent.toml"
@@ -73,6 +75,7 @@ class Agent(Service):
             f'subscribe = ["plant/{asset}/#"]\n[[source]]\ntopic = "plant/{asset}/sensors"\n'
             + "".join(
                 f'[source.properties.{column.name}]\nunit = "{column.unit}"\nminimum = -1000\nmaximum = 1000\n'
+                f"stale_after_s = {stale_after_s}\n"
                 for column in INPUTS
             )
             + f'[inspection]\ntopic = "plant/{asset}/inspection"\n'
