@@ -168,7 +168,7 @@ class Fleet:
             frame = envelope.pack(signed)
             await folder.write_frame(identity.address, frame)
             entries.append(Entry(identity.address, sha256(body), weight, Transfer(sha256(frame), len(frame))))
-        return tuple(sorted(entries[:-1], key=lambda entry: entry.device)) + (entries[-1],)
+        return (*sorted(entries[:-1], key=lambda entry: entry.device), entries[-1])
 
     async def _say(
         self,

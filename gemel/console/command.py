@@ -1,0 +1,119 @@
+"""What a person types: `gemel audit`, `gemel found`, `gemel keys`, `gemel export-chain`.
+
+Commands import what they need when they run: `gemel --help` shall not wait for a chain client and a sealing library.
+Exit status 0: done, or all holds; 1: an audit has findings; 2: it cannot be done, and one line on stderr says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from gemel.adapters.key_files import Keys
+
+FINDINGS = 1  # exit status
+
+app = typer.Typer()
+audit_app = typer.Typer(help="Check a kept fleet without its chain, broker or services.", no_args_is_help=True)
+keys_app = typer.Typer(help="Make key files, and show their public halves.", no_args_is_help=True)
+app.add_typer(audit_app, name="audit")
+app.add_typer(keys_app, name="keys")
+
+Kept = Annotated[Path, typer.Argument(metavar="DIR", help="The kept state of a fleet (gemel demo --keep DIR).")]
+
+
+@audit_app.command("verify")
+def verify(
+    directory: Kept,
+    json: Annotated[bool, typer.Option("--json", help="The whole report as JSON.")] = False,
+) -> None:
+    """Recompute every digest, sum, Merkle proof, signature and vote, and name what does not fit."""
+    from gemel.console.auditor.verify import audit
+
+    report = audit(directory)
+    if json:
+        import msgspec
+
+        typer.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
+    else:
+        from rich.console import Console
+
+        from gemel.console.tables import show_audit
+
+        show_audit(report, Console())
+    if not report.holds:
+        raise typer.Exit(FINDINGS)
+
+
+@audit_app.command("lineage")
+def lineage(directory: Kept) -> None:
+    """Show every approved model, from M0 to the one in use, with what decided it."""
+    from rich.console import Console
+
+    from gemel.console.auditor.verify import audit
+    from gemel.console.tables import show_lineage
+
+    report = audit(directory)
+    show_lineage(report.lineage, Console())
+    if not report.holds:
+        typer.echo(f"{len(report.findings)} findings: gemel audit verify {directory}", err=True)
+        raise typer.Exit(FINDINGS)
+
+
+@keys_app.command("create")
+def create_key(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A new file, made with mode 0600.")],
+) -> None:
+    """Make a party's identity and box secret."""
+    from gemel.adapters import key_files
+
+    _show({path.stem: key_files.create(path)})
+
+
+@keys_app.command("show")
+def show_key(path: Annotated[Path, typer.Argument(metavar="FILE", help="A key file.")]) -> None:
+    """Show address and box key: what a fleet's operator registers. Secrets are never shown."""
+    from gemel.adapters import key_files
+
+    _show({path.stem: key_files.load(path)})
+
+
+@app.command("found")
+def found(
+    plan_path: Annotated[Path, typer.Argument(metavar="PLAN", help="The fleet's plan, a TOML file.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where keys and pinned files go.")],
+    keys_only: Annotated[
+        bool, typer.Option("--keys-only", help="Make the keys and stop, so that their accounts can be funded first.")
+    ] = False,
+) -> None:
+    """Found a fleet: keys, both contracts, every party registered, the task and its gate, and the files to pin."""
+    from gemel.console import founding
+
+    plan = founding.load_plan(plan_path)
+    keys = founding.create_keys(directory, plan)
+    _show(keys)
+    if not keys_only:
+        trust = asyncio.run(founding.found(directory, plan, keys))
+        typer.echo(
+            f"fleet {trust.fleet}, task {trust.task}: founded on chain {trust.chain_id}, registry {trust.registry}"
+        )
+
+
+@app.command("export-chain")
+def export_chain(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A founded fleet: its chain.json names the node.")],
+) -> None:
+    """Keep what the chain says of a fleet in DIR/chain-export.json, for an audit without a node."""
+    from gemel.console.exporting import write_export
+
+    typer.echo(asyncio.run(write_export(directory)))
+
+
+def _show(keys: Mapping[str, Keys]) -> None:
+    for name, key in keys.items():
+        typer.echo(f"{name}: address {key.identity.address}, box {key.box}")
