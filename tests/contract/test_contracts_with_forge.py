@@ -1,0 +1,91 @@
+"""The contracts themselves: what is committed is what the sources compile to, and forge's own tests pass."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from enum import IntEnum
+from pathlib import Path
+
+import pytest
+
+from gemel.adapters.contract_abi import ROUND_REGISTRY, load
+from gemel.ports import Role, RoundState
+from gemel.wire import attestations
+from tests.support.chains import REPOSITORY, require
+
+CONTRACTS = REPOSITORY / "contracts"
+FORGE = CONTRACTS / "node_modules/@foundry-rs/forge-linux-amd64/bin/forge"
+SOLC = CONTRACTS / "node_modules/solc"
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=CONTRACTS, capture_output=True, text=True, check=False)
+
+
+def node() -> str:
+    require(SOLC)
+    program = shutil.which("node")
+    if program is None:
+        pytest.skip("node is absent; the compiler runs on it")
+    return program
+
+
+def test_committed_abi_and_bytecode_are_what_the_sources_compile_to() -> None:
+    done = run(node(), "compile.js", "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_check_notices_one_changed_byte(tmp_path: Path) -> None:
+    program = node()
+    for name in ("src", "generated"):
+        shutil.copytree(CONTRACTS / name, tmp_path / name)
+    for name in ("compile.js", "solc.js"):
+        shutil.copy(CONTRACTS / name, tmp_path)
+    (tmp_path / "node_modules").symlink_to(CONTRACTS / "node_modules")
+    generated = tmp_path / "generated" / "RoundRegistry.json"
+    text = generated.read_text()
+    at = text.index('"bytecode": "0x') + len('"bytecode": "0x')
+    generated.write_text(text[:at] + ("7" if text[at] == "6" else "6") + text[at + 1 :])
+    done = subprocess.run(
+        [program, "compile.js", "--check"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "generated/RoundRegistry.json is not what src/ compiles to" in done.stderr
+
+
+def test_forge_tests_pass() -> None:
+    require(FORGE)
+    node()  # forge calls the compiler through it
+    done = run(FORGE, "test", "--color", "never")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"[1-9]\d* tests passed, 0 failed, 0 skipped", done.stdout)
+
+
+# --- the same words and numbers on both sides: these need no tools ------------------------------------
+
+
+@pytest.mark.parametrize(("enum", "source"), [(Role, "DeviceRegistry.sol"), (RoundState, "RoundRegistry.sol")])
+def test_enum_has_the_same_words_and_numbers_in_solidity(enum: type[IntEnum], source: str) -> None:
+    text = (CONTRACTS / "src" / source).read_text()
+    found = re.search(rf"enum {enum.__name__} \{{(.*?)\}}", text, re.DOTALL)
+    assert found is not None
+    words = [re.sub(r"(?<!^)(?=[A-Z])", "_", word.strip()).upper() for word in found[1].split(",")]
+    assert words == [member.name for member in sorted(enum)]
+    assert [member.value for member in sorted(enum)] == list(range(len(enum)))
+
+
+def test_attestation_types_are_the_same_text_in_solidity() -> None:
+    source = (CONTRACTS / "src/Attestations.sol").read_text().replace('"\n        "', "")
+    for expected in (attestations._SUM_TYPE, attestations._MODEL_TYPE):
+        assert f'"{expected}"' in source
+
+
+def test_every_call_of_the_port_has_its_function() -> None:
+    functions = load(ROUND_REGISTRY).functions.keys()
+    calls = {
+        *("createTask", "proposeGenesis", "openRound", "closeList", "proposeSum", "attestSum", "recordOpening"),
+        *("proposeCandidate", "attestModel", "finalise", "recordDeployed", "abort", "task", "round"),
+    }
+    assert calls <= functions
