@@ -6,29 +6,27 @@
     GET /agents                                         every agent: availability, status
     GET /healthz                                        200 while the store answers, 503 otherwise
 
-A wrong parameter is answered with 400, an unknown twin with 404: {"error": "…"}.
+A wrong parameter is answered with 400, an unknown twin or path with 404: {"error": "…"}.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from gemel.errors import StoreUnavailable
 from gemel.ports import TwinStore
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 _LATEST_MS = 2**53
-_Handler: TypeAlias = "Any"  # aiohttp's own type for middlewares is not exported
 
 STORE: web.AppKey[TwinStore] = web.AppKey("store", TwinStore)
 
 
 def make_app(store: TwinStore) -> web.Application:
     """The application; run it with aiohttp's runner."""
-    app = web.Application(middlewares=[_store_errors])
+    app = web.Application(middlewares=[_errors_as_json])
     app[STORE] = store
     app.add_routes(
         [
@@ -92,9 +90,10 @@ def _error(status: int, text: str) -> web.Response:
 
 
 @web.middleware
-async def _store_errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        response: web.StreamResponse = await handler(request)
+        return await handler(request)
     except StoreUnavailable as error:
         return _error(503, str(error))
-    return response
+    except web.HTTPError as error:  # no such path or method
+        return _error(error.status, error.reason)
