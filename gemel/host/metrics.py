@@ -5,7 +5,10 @@
     gemel_updates_total{outcome,reason}  counter    updates accepted and refused
     gemel_messages_refused_total{kind,reason} counter  signed messages that did not hold
     gemel_readings_total{outcome,reason} counter    sensor readings taken and refused
-    gemel_sensor_to_twin_seconds         histogram  from a reading's arrival to its place in the twin
+    gemel_sensor_to_twin_seconds         histogram  from a reading's arrival to the broker's word for the twin
+    gemel_windows_total{outcome}         counter    an agent's windows (edge_agent/metrics.py)
+    gemel_twin_version                   gauge      the version published last (edge_agent/metrics.py)
+    gemel_registry_messages_total{outcome,reason}  counter  what the twin registry heard (twin_registry/keeping.py)
     gemel_chain_lag_blocks               gauge      blocks between the chain's head and what we have followed
     gemel_loop_lag_seconds               histogram  how late the event loop wakes a sleeper
     gemel_mqtt_reconnects_total          counter    links to the broker after the first attempt
