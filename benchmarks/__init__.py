@@ -1,0 +1,1 @@
+"""Measurements to reproduce: each module runs with `python -m benchmarks.NAME`."""

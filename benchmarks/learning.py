@@ -37,7 +37,7 @@ def rounding(agents: int) -> OnUpdate:
     def arrives(agent: int, update: Vector) -> Vector:
         error = errors[agent]
         wanted = np.clip(update if error is None else update + error, -CLIP, CLIP)
-        sent = (np.round(wanted / CLIP * levels) * (CLIP / levels)).astype(np.float32)
+        sent: Vector = (np.round(wanted / CLIP * levels) * (CLIP / levels)).astype(np.float32)
         errors[agent] = wanted - sent
         return sent
 
