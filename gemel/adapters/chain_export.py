@@ -104,7 +104,7 @@ def decode_export(data: bytes) -> ChainExport:
     """Read the file. Raises Malformed."""
     try:
         export = msgspec.json.decode(data, type=ChainExport)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Malformed("chain export", str(error)) from error
     if export.version != 1:
         raise Malformed("chain export", f"version {export.version}, 1 expected")

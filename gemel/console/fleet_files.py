@@ -54,5 +54,5 @@ def read_place(directory: Path) -> ChainPlace:
 def _decode(path: Path, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(read(path), type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), kind.__name__, str(error)) from error

@@ -35,7 +35,7 @@ def decode(kind: type[T], data: bytes) -> T:
     """The body in `data`. Raises Malformed with the first field that is wrong."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(kind.__name__, str(error)) from error
 
 

@@ -45,7 +45,7 @@ def load_trust(data: bytes, source: str) -> Trust:
     """Read `trust.json`. Raises ConfigError naming the file and the field."""
     try:
         trust = msgspec.json.decode(data, type=Trust)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(source, "trust", str(error)) from error
     if not 1 <= trust.quorum <= len(trust.validators):
         raise ConfigError(source, "quorum", f"1 to {len(trust.validators)}, the number of validators")
