@@ -8,6 +8,8 @@ from collections import defaultdict
 from gemel.ports import ChainEvent
 from gemel.wire.types import Address
 
+_VERDICTS = ("approved", "no quorum", "below threshold", "regression")  # QualityGate.sol, in the order of its enum
+
 
 class Votes:
     """Who has voted in which round, and why the contract rejected one."""
@@ -22,12 +24,11 @@ class Votes:
         """A chain event; others than votes and rejections of our task are passed over."""
         if event.values.get("task") != self._task_id or event.retracted:
             return
-        round_ = int(str(event.values["round"]))
         if event.name == "ModelAttested":
-            self._voters[round_].add(str(event.values["validator"]))
+            self._voters[_round(event)].add(str(event.values["validator"]))
             self._cast.set()
         elif event.name == "RoundRejected":
-            self._reasons[round_] = str(event.values["reason"])
+            self._reasons[_round(event)] = _VERDICTS[int(str(event.values["reason"]))]
 
     async def all_of(self, validators: int, round_: int, grace_s: float) -> None:
         """Return when all validators have voted, or when no vote has come for `grace_s`."""
@@ -46,3 +47,7 @@ class Votes:
                 return self._reasons[round_]
             await asyncio.sleep(0.25)
         return "unknown: its event has not come"
+
+
+def _round(event: ChainEvent) -> int:
+    return int(str(event.values["round"]))

@@ -18,6 +18,7 @@ from edge_agent.examples import Examples
 from edge_agent.history import History, read_history
 from edge_agent.inference import Inference
 from edge_agent.judging import Judgement, judge
+from edge_agent.learning import join
 from edge_agent.metrics import AgentMetrics
 from edge_agent.model_in_use import InUse, ModelInUse
 from edge_agent.sensors import Decoder, SensorMap, load_sensor_map
@@ -99,8 +100,10 @@ async def _serve(host: Host[AgentSettings]) -> None:
                 tasks.create_task(inference.run(), name="inference"),
                 tasks.create_task(board.run(), name="status"),
             ]
-            # Learning joins here, where settings.learns: participant and installer take bus, records, examples,
-            # model_in_use, workers, task and board.note, and their run() goes into `running`.
+            if settings.learns:
+                learning = join(host, records, bus, examples, model_in_use, workers, task, board.note)
+                await learning.listen()
+                running.append(tasks.create_task(learning.run(), name="learning"))
             host.ready()
             await host.stopping.wait()
             for one in running:

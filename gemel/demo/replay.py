@@ -83,11 +83,10 @@ async def replay(plan: ReplayPlan, bus: MqttBus, cycles: Windows) -> None:
             tasks.create_task(feed_rig(feed), name=f"feed {feed.rig}")
 
 
-async def _main(path: Path) -> None:
-    plan = msgspec.json.decode(path.read_bytes(), type=ReplayPlan)
+async def _main(plan: ReplayPlan) -> None:
     async with MqttBus(BusSettings(url=plan.broker, client_id="replay")) as bus:
         await replay(plan, bus, read_cycles())
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(Path(sys.argv[1])))
+    asyncio.run(_main(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ReplayPlan)))

@@ -40,4 +40,6 @@ def configure_logs(service: str, log_format: LogFormat, level: LogLevel) -> None
 
 
 def _service_loggers(*names: str) -> logging.Logger:
-    return logging.getLogger(names[0] if names else "gemel")
+    """Loggers of the services' own packages hang below `gemel`, too: one level for all that is ours."""
+    name = names[0] if names else "gemel"
+    return logging.getLogger(name if name.split(".")[0] == "gemel" else f"gemel.{name}")

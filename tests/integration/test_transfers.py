@@ -12,6 +12,7 @@ from gemel.adapters.mqtt_bus import BusSettings, MqttBus
 from gemel.errors import Refused
 from gemel.exchange.post import Post
 from gemel.exchange.transfers import Transfers, describe
+from gemel.ports import BusMessage
 from gemel.wire.chunks import CHUNK_BYTES, Transfer, pack_chunk
 from gemel.wire.identity import Identity
 from tests.support.brokers import embedded_broker
@@ -38,6 +39,19 @@ async def holder(url: str, spool: Path, requesters: set[str]) -> AsyncIterator[T
             await serving
 
 
+@contextlib.asynccontextmanager
+async def watching(url: str, topic: str) -> AsyncIterator[list[bytes]]:
+    """Everything that travels on a topic."""
+    seen: list[bytes] = []
+
+    async def see(message: BusMessage) -> None:
+        seen.append(message.payload)
+
+    async with MqttBus(BusSettings(url=url, client_id="watcher")) as bus:
+        await bus.subscribe(topic, see)
+        yield seen
+
+
 async def test_a_payload_of_many_chunks_is_pulled_whole(tmp_path: Path) -> None:
     async with embedded_broker() as url, holder(url, tmp_path / "a", {RECEIVER.address}) as offering:
         transfer = await offering.offer(PAYLOAD)
@@ -62,14 +76,25 @@ async def test_a_receiver_that_starts_again_asks_only_for_what_it_lacks(tmp_path
     transfer = describe(PAYLOAD)
     spool = tmp_path / "b" / "in"
     spool.mkdir(parents=True)
-    forged = b"\xff" * CHUNK_BYTES  # if chunk 0 were asked for again, these bytes would not survive
-    (spool / f"{transfer.digest}.part").write_bytes(forged)
+    (spool / f"{transfer.digest}.part").write_bytes(PAYLOAD[:CHUNK_BYTES])
+    (spool / f"{transfer.digest}.have").write_bytes((0).to_bytes(4, "big"))
+    async with embedded_broker() as url, holder(url, tmp_path / "a", {RECEIVER.address}) as offering:
+        await offering.offer(PAYLOAD)
+        async with watching(url, offering._post.topics.chunk(HOLDER.address, transfer.digest)) as sent:
+            async with party(url, RECEIVER, tmp_path / "b") as pulling:
+                assert await pulling.fetch(HOLDER.address, transfer, max_bytes=10**7, deadline_s=20) == PAYLOAD
+            assert len(sent) == transfer.chunks - 1
+
+
+async def test_a_spool_that_rotted_is_thrown_away_and_pulled_anew(tmp_path: Path) -> None:
+    transfer = describe(PAYLOAD)
+    spool = tmp_path / "b" / "in"
+    spool.mkdir(parents=True)
+    (spool / f"{transfer.digest}.part").write_bytes(b"\xff" * CHUNK_BYTES)
     (spool / f"{transfer.digest}.have").write_bytes((0).to_bytes(4, "big"))
     async with embedded_broker() as url, holder(url, tmp_path / "a", {RECEIVER.address}) as offering:
         await offering.offer(PAYLOAD)
         async with party(url, RECEIVER, tmp_path / "b") as pulling:
-            with pytest.raises(Refused, match="digest_mismatch"):
-                await pulling.fetch(HOLDER.address, transfer, max_bytes=10**7, deadline_s=20)
             assert await pulling.fetch(HOLDER.address, transfer, max_bytes=10**7, deadline_s=20) == PAYLOAD
 
 

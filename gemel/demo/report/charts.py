@@ -6,15 +6,18 @@ colour alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gemel.demo.report.markup import Html, join, tag
 
-TONES = 9
+TONES = 9  # classes tone-1 … tone-9; tone-0 is for what only frames the picture
 _WIDTH, _HEIGHT = 420, 250  # of a curve, in its own units: near a phone's width, so that text stays readable
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 34
 _MOST_TICKS = 10
+_NICE = (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
+_ROOM_INSIDE = 0.12  # share of a row from which a part has room for its figure
 
 Format = Callable[[float], str]
 
@@ -51,7 +54,7 @@ def curves(
     """Values over labels, y from 0 to `top` (or the largest)."""
     values = [value for each in series for value in each.values if value is not None]
     values += [level.value for level in levels]
-    y_max = top or max(values, default=0.0) * 1.08 or 1.0
+    y_max = top or _round_up(max(values, default=0.0))
     inner_width, inner_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
 
     def x(position: int) -> float:
@@ -136,7 +139,13 @@ def stacked(
             label,
             join(
                 *(
-                    tag("i", class_=f"tone-{_tone(i)}", style=_width(part / whole), title=f"{names[i]}: {show(part)}")
+                    tag(
+                        "i",
+                        show(part) if part / whole >= _ROOM_INSIDE else "",
+                        class_=f"tone-{tone(i)}",
+                        style=_width(part / whole),
+                        title=f"{names[i]}: {show(part)}",
+                    )
                     for i, part in enumerate(parts)
                 )
             ),
@@ -144,7 +153,7 @@ def stacked(
         )
         for label, parts in rows
     ]
-    keys = [(name, _tone(i), "box") for i, name in enumerate(names)]
+    keys = [(name, tone(i), "box") for i, name in enumerate(names)]
     return join(tag("div", *drawn, class_="bars"), _legend(keys))
 
 
@@ -160,11 +169,19 @@ def diverging(rows: Sequence[tuple[str, float]], show: Format) -> Html:
     return tag("div", *drawn, class_="bars")
 
 
+def tone(index: int) -> int:
+    """The colour of the so-manyth of several alike; the same thing has the same number in every chart."""
+    return index % TONES + 1
+
+
 # --- parts --------------------------------------------------------------------------------------
 
 
-def _tone(index: int) -> int:
-    return index % TONES + 1
+def _round_up(value: float) -> float:
+    """The next number that four even ticks divide into figures worth reading."""
+    step = value / 4 or 0.25
+    scale = 10.0 ** math.floor(math.log10(step))
+    return 4 * scale * min(nice for nice in _NICE if nice * scale >= step * (1 - 1e-9))
 
 
 def _at(value: float) -> str:

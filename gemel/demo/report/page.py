@@ -80,13 +80,19 @@ def _header(report: schema.Report) -> Html:
     return tag(
         "header",
         tag("h1", "Gemel demo plant: what one run learned"),
-        tag("p", _verdict_line(report.verdict), class_="verdict" if report.verdict.deployed else "verdict none"),
+        tag("p", _verdict_line(report.verdict), class_="verdict" if _above_local(report.verdict) else "verdict none"),
         tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in facts.items()), class_="facts"),
     )
 
 
+def _above_local(verdict: schema.Verdict) -> bool:
+    if verdict.federated is None or verdict.local_mean_accuracy_share is None:
+        return False
+    return verdict.federated.accuracy_share > verdict.local_mean_accuracy_share
+
+
 def _verdict_line(verdict: schema.Verdict) -> str:
-    rounds = f"{verdict.deployed} rounds deployed, {verdict.refused} refused"
+    rounds = f"{verdict.deployed} round{'' if verdict.deployed == 1 else 's'} deployed, {verdict.refused} refused"
     if verdict.other:
         rounds += f", {verdict.other} without a verdict"
     if verdict.federated is None:
@@ -94,10 +100,9 @@ def _verdict_line(verdict: schema.Verdict) -> str:
     line = f"{rounds}. Mean accuracy over the heads: federated {_percent(verdict.federated.accuracy_share)}"
     if verdict.local_mean_accuracy_share is None or verdict.central_accuracy_share is None:
         return line + "."
-    federated, local = verdict.federated.accuracy_share, verdict.local_mean_accuracy_share
-    side = "above" if federated > local else "not above"
+    side = "above" if _above_local(verdict) else "not above"
     return (
-        f"{line}, {side} the gateways on their own ({_percent(local)} on average, "
+        f"{line}, {side} the gateways on their own ({_percent(verdict.local_mean_accuracy_share)} on average, "
         f"{_percent(verdict.local_best_accuracy_share)} the best); "
         f"all data in one place {_percent(verdict.central_accuracy_share)}."
     )
@@ -152,7 +157,7 @@ def _rounds(report: schema.Report) -> Html:
             "«Candidate» and «in use» are measured here, on the report's cycles. The contract never sees those: it "
             "decides on the medians of what the validators measured on cycles of their own («votes»)."
         ),
-        _table(heads, rows, text={7}),
+        _table(heads, rows, text={7}, left={1}),
     )
 
 
@@ -184,7 +189,7 @@ def _learning(report: schema.Report) -> Html:
         return drawn
 
     refusals = [
-        tag("li", f"Round {each.number}: {each.reason or 'no reason recorded'}", _sabotage(each))
+        tag("li", f"Round {each.number}: {_refusal(each, report.gate)}", _sabotage(each))
         for each in rounds
         if each.outcome == "refused"
     ]
@@ -213,11 +218,14 @@ def _change(report: schema.Report) -> Html:
     said = [{agent.name: agent for agent in each.agents} for each in rounds]
     lines = [
         charts.Series(
-            name, [line[name].mean_absolute_change if name in line else None for line in said], 2 + i, dashed=True
+            name,
+            [line[name].mean_absolute_change if name in line else None for line in said],
+            charts.tone(i),
+            dashed=True,
         )
         for i, name in enumerate(agents)
     ]
-    lines.append(charts.Series("aggregate", [each.mean_absolute_change for each in rounds], 1))
+    lines.append(charts.Series("aggregate", [each.mean_absolute_change for each in rounds], 0))
     parts = [
         (f"round {each.number}", [agent.part_share or 0.0 for agent in each.agents])
         for each in rounds
@@ -256,7 +264,9 @@ def _change(report: schema.Report) -> Html:
         ),
         _figure(
             "Each agent's part: its share of Σ windows · change",
-            charts.stacked(parts, agents, _percent, top=1.0) if parts else _gap("No agent's figures are known."),
+            charts.stacked(parts, agents, _whole_percent, top=1.0)
+            if parts
+            else _gap("No agent's figures are known."),
         ),
     )
     return join(
@@ -339,14 +349,13 @@ def _explanation(report: schema.Report) -> Html:
 def _head_explanation(head: schema.HeadExplanation, agreement: float | None) -> Html:
     right = "right" if head.predicted == head.truth else f"wrong: it is {_words(head.truth)}"
     top = head.groups[:GROUPS_SHOWN]
-    agreed = "" if agreement is None else f" The two order all groups alike to {_two(agreement)} (1 the same, 0 not)."
     return join(
         tag("h3", f"{head.head}: {_words(head.predicted)}, {_percent(head.confidence_share)} sure — {right}"),
         _pair(
             _figure("LIME", charts.diverging([(each.group, each.lime) for each in top], _signed)),
             _figure("Gradient · input", charts.diverging([(each.group, each.gradient) for each in top], _signed)),
         ),
-        _note(agreed.strip()) if agreed else "",
+        "" if agreement is None else _note(f"Rank correlation of the two over all groups: {_two(agreement)}."),
     )
 
 
@@ -531,6 +540,21 @@ def _outcome(outcome: str) -> Html:
     return tag("span", outcome.replace("_", " "), class_=f"tag ink-{_OUTCOME_TONES[outcome]}")
 
 
+def _refusal(each: schema.Round, gate: schema.Gate | None) -> str:
+    """The contract's reason, with the figures that it compared."""
+    reason = each.reason or "no reason recorded"
+    if gate is None:
+        return reason
+    median, before = _percent(each.contract_accuracy_share), _percent(each.contract_baseline_share)
+    compared = {
+        "no quorum": f"{sum(vote.approved for vote in each.votes)} approvals, {gate.quorum} needed",
+        "below threshold": f"median accuracy {median}, {_percent(gate.threshold_share)} needed",
+        "regression": f"median accuracy {median} against {before} in use, at most "
+        f"{_points(gate.max_regression_share)} less allowed",
+    }
+    return f"{reason}: {compared[reason]}" if reason in compared else reason
+
+
 def _sabotage(each: schema.Round) -> str:
     return f" (on purpose: {each.sabotage})" if each.sabotage else ""
 
@@ -556,12 +580,16 @@ def _table(
     rows: Sequence[Sequence[object]],
     *,
     text: frozenset[int] | set[int] = frozenset(),
+    left: frozenset[int] | set[int] = frozenset(),
     strong: frozenset[int] | set[int] = frozenset(),
 ) -> Html:
-    """`text`: numbers of columns set to the left and wrapped; `strong`: of rows set bold."""
+    """`text`: numbers of columns that are prose, `left`: that are set to the left; `strong`: of rows set bold."""
+
+    def align(column: int) -> str | None:
+        return "text" if column in text else "left" if column in left else None
 
     def cells(name: str, row: Sequence[object]) -> list[Html]:
-        return [tag(name, cell, class_="text" if column in text else None) for column, cell in enumerate(row)]
+        return [tag(name, cell, class_=align(column)) for column, cell in enumerate(row)]
 
     body = [tag("tr", *cells("td", row), class_="strong" if i in strong else None) for i, row in enumerate(rows)]
     table = tag("table", tag("thead", tag("tr", *cells("th", heads))), tag("tbody", *body))

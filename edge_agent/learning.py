@@ -1,0 +1,82 @@
+"""The agent as a party of a fleet: participant and installer, on the agent's own bus and records."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_agent.examples import Examples
+from edge_agent.installer import Installer
+from edge_agent.model_in_use import ModelInUse
+from edge_agent.participant import Participant
+from edge_agent.settings import AgentSettings
+from gemel.exchange.model_pull import ModelPull
+from gemel.host.party import Party, assemble, read_identity
+from gemel.host.service import Host
+from gemel.host.workers import Workers
+from gemel.learning.task import Task
+from gemel.ports import Bus, Records
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """What the agent does as a member of its fleet."""
+
+    party: Party
+    participant: Participant
+    installer: Installer
+
+    async def listen(self) -> None:
+        """Subscribe; call once."""
+        collectors = {collector.address for collector in self.party.trust.collectors}
+        await self.party.transfers.listen(collectors)
+        await self.participant.listen()
+        await self.installer.listen()
+
+    async def run(self) -> None:
+        """Take part, install, and hand out frames, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.party.transfers.serve(), name="transfers")
+            tasks.create_task(self.participant.run(), name="participant")
+            tasks.create_task(self.installer.run(), name="installer")
+
+
+def join(
+    host: Host[AgentSettings],
+    records: Records,
+    bus: Bus,
+    examples: Examples,
+    model_in_use: ModelInUse,
+    workers: Workers,
+    task: Task,
+    note: Callable[..., None],
+) -> Learning:
+    """Wire an agent that has trust and key files. Raises ConfigError for files that are wrong."""
+    settings = host.settings
+    assert settings.trust_file is not None
+    assert settings.key_file is not None
+    trust, keys = read_identity(settings.trust_file, settings.key_file)
+    party = assemble(host, trust, keys, records, bus)
+    participant = Participant(
+        post=party.post,
+        transfers=party.transfers,
+        mailbox=party.mailbox,
+        records=records,
+        examples=examples,
+        model_in_use=model_in_use,
+        workers=workers,
+        task_path=settings.task,
+        state_dir=settings.state_dir,
+        note=note,
+    )
+    installer = Installer(
+        post=party.post,
+        models=ModelPull(party.post, party.transfers, keys.box_secret),
+        records=records,
+        model_in_use=model_in_use,
+        task=task,
+        on_installed=participant.deployed,
+        note=note,
+    )
+    return Learning(party, participant, installer)
