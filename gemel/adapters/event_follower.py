@@ -231,9 +231,9 @@ class Follower:
         """All logs, in halves where the node finds a range too wide."""
         try:
             return await self.node.logs(self.addresses, first, last)
-        except NodeRefused as error:
+        except NodeRefused:
             if first == last:
-                raise ChainUnavailable(f"the node hands out no logs: {error}") from error
+                raise
         middle = (first + last) // 2
         return [*await self._logs(first, middle), *await self._logs(middle + 1, last)]
 

@@ -10,7 +10,6 @@ from typing import Any, Self
 
 from gemel.adapters.contract_abi import DEVICE_REGISTRY, ROUND_REGISTRY, decode_error, load
 from gemel.adapters.event_follower import Follower
-from gemel.adapters.evm_deploy import require_chain
 from gemel.adapters.evm_node import CallReverted, EvmNode, Patience
 from gemel.adapters.evm_transactions import Sender
 from gemel.errors import ChainReverted, ChainUnavailable, ConfigError, Malformed
@@ -54,7 +53,7 @@ class EvmChain:
         """Raises ConfigError for another chain or a place without a contract, ChainUnavailable."""
         async with AsyncExitStack() as opening:
             await opening.enter_async_context(self._node)
-            await require_chain(self._node, self._chain_id)
+            await self._node.require_chain(self._chain_id)
             for name, address in self._addresses.items():
                 if not await self._node.code(address):
                     raise ConfigError(self._node.rpc_url, name, f"a contract's address; there is none at {address}")

@@ -7,7 +7,6 @@ import msgspec
 from gemel.adapters.contract_abi import DEVICE_REGISTRY, ROUND_REGISTRY, load
 from gemel.adapters.evm_node import EvmNode
 from gemel.adapters.evm_transactions import Sender
-from gemel.errors import ConfigError
 from gemel.wire.identity import Identity
 from gemel.wire.types import Address, Count
 
@@ -26,17 +25,10 @@ async def deploy(rpc_url: str, operator: Identity, chain_id: int) -> Deployed:
     Raises ConfigError for a node on another chain, ChainReverted, ChainUnavailable.
     """
     async with EvmNode(rpc_url) as node:
-        await require_chain(node, chain_id)
+        await node.require_chain(chain_id)
         sender = Sender(node, operator, chain_id)
         devices = await sender.send("deploy", None, load(DEVICE_REGISTRY).deployment(operator.address))
         assert devices.created is not None  # the receipt of a creation that succeeded names the contract
         rounds = await sender.send("deploy", None, load(ROUND_REGISTRY).deployment(devices.created))
         assert rounds.created is not None
     return Deployed(devices.created, rounds.created, devices.block)
-
-
-async def require_chain(node: EvmNode, chain_id: int) -> None:
-    """Raises ConfigError unless the node is on this chain."""
-    actual = await node.chain_id()
-    if actual != chain_id:
-        raise ConfigError(node.rpc_url, "chain_id", f"{chain_id} expected, the node is on {actual}")

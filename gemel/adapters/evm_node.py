@@ -24,7 +24,7 @@ from web3.exceptions import (
 )
 from web3.middleware import ExtraDataToPOAMiddleware
 
-from gemel.errors import ChainUnavailable
+from gemel.errors import ChainUnavailable, ConfigError
 from gemel.wire.types import Address, Digest
 
 _log = logging.getLogger(__name__)
@@ -49,8 +49,8 @@ class CallReverted(Exception):
         self.data = data
 
 
-class NodeRefused(Exception):
-    """The node refused a request and said why: a nonce, a fee, a range that is too wide."""
+class NodeRefused(ChainUnavailable):
+    """The node refused a request and said why: an account without funds, a nonce, a range that is too wide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +129,9 @@ class EvmNode:
             except ContractLogicError as error:
                 raise CallReverted(_revert_data(error)) from error
             except Web3RPCError as error:
-                raise NodeRefused(_refusal(error)) from error
-            except (ClientError, BadResponseFormat, OSError, TimeoutError) as error:
+                raise NodeRefused(f"the node at {self.rpc_url} refuses: {_refusal(error)}") from error
+            except (ClientError, BadResponseFormat, ValueError, OSError, TimeoutError) as error:
+                # ValueError: what came is no JSON, or not of the form that web3 expects
                 if clock() + pause > until:
                     raise ChainUnavailable(
                         f"no chain node answers at {self.rpc_url}: {error or type(error).__name__}"
@@ -138,6 +139,12 @@ class EvmNode:
                 _log.debug("no answer from %s, again in %.1f s: %r", self.rpc_url, pause, error)
             await asyncio.sleep(pause)
             pause = min(2 * pause, self._patience.longest_pause_s)
+
+    async def require_chain(self, chain_id: int) -> None:
+        """Raises ConfigError unless the node is on this chain."""
+        actual = await self.chain_id()
+        if actual != chain_id:
+            raise ConfigError(self.rpc_url, "chain_id", f"{chain_id} expected, the node is on {actual}")
 
     # --- reading --------------------------------------------------------------------------------
 

@@ -55,14 +55,12 @@ class Sender:
             digest: Digest = keccak(raw).hex()
             try:
                 await self._node.send(raw)
-            except NodeRefused as error:
+            except NodeRefused:
                 if await self._node.transaction(digest) is not None:
                     break  # a try before this one was taken, and its answer lost
                 taken, nonce = nonce, await self._node.next_nonce(self._identity.address)
                 if nonce == taken or not tries_left:
-                    raise ChainUnavailable(
-                        f"the node at {self._node.rpc_url} takes no transaction: {error}"
-                    ) from error
+                    raise
             else:
                 break
         return digest

@@ -140,7 +140,11 @@ class Node:
             raise InvalidTransaction(f"invalid chain id: {transaction.chain_id}, have {self.chain_id}")
         if self._store.transaction_by_hash(_hex(transaction.hash)) is not None:
             raise InvalidTransaction("already known")
-        expected = self._state(self.head).get_nonce(sender)
+        state = self._state(self.head)
+        cost, balance = transaction.gas * transaction.max_fee_per_gas + transaction.value, state.get_balance(sender)
+        if cost > balance:
+            raise InvalidTransaction(f"insufficient funds: {_hex(sender)} has {balance} wei and needs {cost}")
+        expected = state.get_nonce(sender)
         if transaction.nonce != expected:
             word = "low" if transaction.nonce < expected else "high"
             raise InvalidTransaction(f"nonce too {word}: next nonce {expected}, tx nonce {transaction.nonce}")

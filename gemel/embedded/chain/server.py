@@ -115,6 +115,8 @@ class Server:
                     if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
                         await socket.send_str((await self._answer(message.data, queue)).decode())
                 sender.cancel()
+        except* ConnectionError:
+            pass  # it went away while we answered, and nobody else is concerned
         finally:
             self._subscribers.drop_all(queue)
             self._sockets.discard(socket)

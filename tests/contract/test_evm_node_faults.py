@@ -1,0 +1,175 @@
+"""The chain client when node or network misbehave: a real chain behind a proxy that spoils what it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
+
+from gemel.adapters.evm_chain import EvmChain
+from gemel.adapters.evm_deploy import Deployed, deploy
+from gemel.adapters.evm_node import EvmNode, Patience
+from gemel.embedded.chain.server import serving
+from gemel.errors import ChainReverted, ChainUnavailable, ConfigError
+from gemel.ports import PartyRecord, Role
+from gemel.wire.attestations import ModelAttestation, attest
+from gemel.wire.eip712 import Domain
+from gemel.wire.types import NO_DIGEST
+from tests.support.chains import CHAIN_ID, FUNDED, OPERATOR, free_port, party
+from tests.support.parties import COORDINATOR, VALIDATORS, identity
+
+IMPATIENT = Patience(request_s=0.5, give_up_s=0.4, first_pause_s=0.01)
+Fault = Callable[[Callable[[], Awaitable[bytes]]], Awaitable[web.Response]]
+
+
+class Proxy:
+    """Forwards to the chain; `faults` are used up one by one by requests of `method`."""
+
+    def __init__(self, target: str) -> None:
+        self.target, self.method, self.faults = target, "", list[Fault]()
+        self.server: TestServer
+        self.asked: list[str] = []
+
+    async def handle(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.asked.append(body["method"])
+
+        async def forward() -> bytes:
+            async with ClientSession() as session, session.post(self.target, json=body) as answer:
+                return await answer.read()
+
+        if body["method"] == self.method and self.faults:
+            return await self.faults.pop(0)(forward)
+        return web.Response(body=await forward(), content_type="application/json")
+
+    @property
+    def url(self) -> str:
+        return str(self.server.make_url("/"))
+
+
+async def answer_lost(forward: Callable[[], Awaitable[bytes]]) -> web.Response:
+    await forward()
+    return web.Response(status=502)
+
+
+async def bad_gateway(forward: Callable[[], Awaitable[bytes]]) -> web.Response:
+    return web.Response(status=502)
+
+
+async def garbage(forward: Callable[[], Awaitable[bytes]]) -> web.Response:
+    return web.Response(text="<html>", content_type="application/json")
+
+
+async def no_answer_object(forward: Callable[[], Awaitable[bytes]]) -> web.Response:
+    return web.Response(text="[]", content_type="application/json")
+
+
+async def wrong_type(forward: Callable[[], Awaitable[bytes]]) -> web.Response:
+    return web.Response(text='{"jsonrpc": "2.0", "id": 0, "result": "zebra"}', content_type="application/json")
+
+
+async def silence(forward: Callable[[], Awaitable[bytes]]) -> web.Response:
+    await asyncio.sleep(2)
+    return web.Response()
+
+
+def wait_for_the_other(both: asyncio.Barrier) -> Fault:
+    async def fault(forward: Callable[[], Awaitable[bytes]]) -> web.Response:
+        await both.wait()
+        return web.Response(body=await forward(), content_type="application/json")
+
+    return fault
+
+
+@pytest.fixture
+async def proxy(tmp_path: Path) -> AsyncIterator[Proxy]:
+    funded = [bytes.fromhex(address[2:]) for address in FUNDED]
+    async with serving(tmp_path / "chain.db", port=0, chain_id=CHAIN_ID, funded=funded) as port:
+        proxy = Proxy(f"http://127.0.0.1:{port}")
+        application = web.Application()
+        application.router.add_post("/", proxy.handle)
+        proxy.server = TestServer(application)
+        async with proxy.server:
+            yield proxy
+
+
+@pytest.fixture
+async def deployed(proxy: Proxy) -> Deployed:
+    return await deploy(proxy.target, OPERATOR, CHAIN_ID)
+
+
+def client(url: str, at: Deployed, who: int = 4, patience: Patience | None = None) -> EvmChain:
+    return EvmChain(url, at.device_registry, at.round_registry, identity(who), CHAIN_ID, patience=patience)
+
+
+async def test_transaction_whose_answer_is_lost_is_sent_once(proxy: Proxy, deployed: Deployed) -> None:
+    async with client(proxy.url, deployed) as chain:
+        proxy.method, proxy.faults = "eth_sendRawTransaction", [answer_lost]
+        sent = await chain.register(party(COORDINATOR, Role.COORDINATOR))
+        assert proxy.asked.count("eth_sendRawTransaction") == 2
+        assert sent.block == deployed.block + 2
+        assert len(await chain.parties()) == 1
+
+
+@pytest.mark.parametrize("fault", [bad_gateway, garbage, no_answer_object, silence])
+async def test_call_gets_its_answer_once_the_node_is_itself_again(
+    proxy: Proxy, deployed: Deployed, fault: Fault
+) -> None:
+    async with client(proxy.url, deployed, patience=Patience(request_s=0.3, first_pause_s=0.01)) as chain:
+        proxy.method, proxy.faults = "eth_call", [fault, fault]
+        assert await chain.parties() == []
+        assert proxy.faults == []
+
+
+@pytest.mark.parametrize("fault", [bad_gateway, garbage, no_answer_object, wrong_type, silence])
+async def test_node_that_never_answers_sensibly_is_unavailable(
+    proxy: Proxy, deployed: Deployed, fault: Fault
+) -> None:
+    async with client(proxy.url, deployed, patience=IMPATIENT) as chain:
+        proxy.method, proxy.faults = "eth_call", [fault] * 1000
+        with pytest.raises(ChainUnavailable):
+            await chain.parties()
+
+
+async def test_node_that_is_not_there_is_unavailable() -> None:
+    async with EvmNode(f"http://127.0.0.1:{free_port()}", IMPATIENT) as node:
+        with pytest.raises(ChainUnavailable, match="no chain node answers"):
+            await node.head()
+
+
+async def test_sender_without_funds_is_told_so(proxy: Proxy, deployed: Deployed) -> None:
+    poor = identity(77)
+    async with client(proxy.url, deployed) as chain:
+        await chain.register(PartyRecord(poor.address, poor.address, Role.COORDINATOR, "ab" * 32, active=True))
+        await chain.create_task("hydraulic", threshold=0, max_regression=0, minimum_owners=3, quorum=1)
+    async with client(proxy.url, deployed, 77) as chain:
+        with pytest.raises(ChainUnavailable, match="fund"):
+            await chain.propose_genesis("hydraulic", model="ab" * 32, policy="cd" * 32)
+
+
+async def test_of_two_that_do_the_same_at_once_one_is_told_that_it_is_done(proxy: Proxy, deployed: Deployed) -> None:
+    """Both estimates may hold before either is in a block; the later one then fails there, with its reason."""
+    async with client(proxy.url, deployed) as first, client(proxy.url, deployed, 5) as second:
+        for who, role in ((OPERATOR, Role.COORDINATOR), (VALIDATORS[0], Role.VALIDATOR)):
+            await first.register(party(who, role))
+        await first.create_task("hydraulic", threshold=0, max_regression=0, minimum_owners=3, quorum=1)
+        await first.propose_genesis("hydraulic", model="ab" * 32, policy="cd" * 32)
+        said = ModelAttestation("hydraulic", 0, 1, NO_DIGEST, "ab" * 32, 5, 0, approved=True)
+        vote = {"validator": VALIDATORS[0].address, "accuracy": 5, "baseline": 0, "approved": True}
+        vote["signature"] = attest(said, Domain(CHAIN_ID, deployed.round_registry), VALIDATORS[0]).hex()
+        proxy.method, proxy.faults = "eth_sendRawTransaction", [wait_for_the_other(asyncio.Barrier(2))] * 2
+        results = await asyncio.gather(
+            *(chain.attest_model("hydraulic", 0, **vote) for chain in (first, second)), return_exceptions=True
+        )
+    (refused,) = [each for each in results if isinstance(each, BaseException)]
+    assert isinstance(refused, ChainReverted)
+    assert refused.error == "AlreadyAttested"
+
+
+async def test_deploying_on_another_chain_is_refused(proxy: Proxy) -> None:
+    with pytest.raises(ConfigError, match="chain_id"):
+        await deploy(proxy.target, OPERATOR, 1)
