@@ -146,6 +146,7 @@ class Twinning:
             tasks.create_task(self._follow_model(), name="follow model")
             for topic_filter in self._mapping.filters:
                 await self._bus.subscribe(topic_filter, self.hear, qos=self._mapping.qos)
+            _log.info("hearing sensors", topics=self._mapping.filters, linked=self._bus.connected)
 
     async def hear(self, message: BusMessage) -> None:
         """One message from a sensor or an inspection. What does not hold is counted; raises StoreUnavailable."""

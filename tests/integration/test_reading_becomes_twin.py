@@ -29,7 +29,7 @@ from tests.support.brokers import embedded_broker
 from tests.support.services import REPOSITORY, Agent, Registry, running, scrape
 
 START_MS = 1_700_000_000_000
-COME_S = 30
+COME_S = 60
 
 
 class Listener:

@@ -15,11 +15,13 @@ from gemel.learning.tasks.hydraulic import INPUTS
 from tests.support.brokers import free_port
 
 REPOSITORY = Path(__file__).parents[2]
-READY_S = 30
+READY_S = 60
 
 
 class Service:
-    """One process. `log` is what it said so far."""
+    """One process. `log` is what it said so far; once that holds `ready_words`, messages to it are not lost."""
+
+    ready_words = "ready "
 
     def __init__(self, module: str, arguments: list[str], log: Path) -> None:
         self._command, self._log = [sys.executable, "-m", module, *arguments], log
@@ -31,13 +33,13 @@ class Service:
 
     async def start(self) -> None:
         """Start it and wait until it says that it is ready."""
-        before = self.log.count("ready ") if self._log.exists() else 0
+        before = self.log.count(self.ready_words) if self._log.exists() else 0
         with self._log.open("a") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command, cwd=REPOSITORY, stdout=log, stderr=asyncio.subprocess.STDOUT
             )
         async with asyncio.timeout(READY_S):
-            while self.log.count("ready ") == before:
+            while self.log.count(self.ready_words) == before:
                 assert self._process.returncode is None, self.log
                 await asyncio.sleep(0.02)
 
@@ -62,6 +64,8 @@ async def running(service: Service) -> AsyncIterator[Service]:
 
 class Agent(Service):
     """An edge agent of `asset` that hears plant/<asset>/#. `settings` go into its TOML file."""
+
+    ready_words = "hearing sensors"
 
     def __init__(
         self, folder: Path, broker: str, asset: str, *, stale_after_s: float = 3600, **settings: str
