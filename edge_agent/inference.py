@@ -1,8 +1,8 @@
 """After each finished window, and for each new model: what the model in use says about the machine.
 
 Confidence is shown as what it is. A network's own probability says how sure it is, not how often it is right; so it
-is bounded by the share of this model's answers that inspections of this machine have borne out lately. Before any
-inspection that share is one half.
+is bounded by the share of answers about this machine that inspections have borne out lately. A new model inherits
+that share from its predecessor, since nothing is deployed that measured clearly worse; at first it is one half.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _log = structlog.get_logger("gemel.agent.inference")
 
 
 class TrackRecord:
-    """How often the answers of one model were right."""
+    """How often the answers about this machine were right lately, head by head."""
 
     def __init__(self, heads: tuple[str, ...]) -> None:
         self._heads = heads
@@ -59,10 +59,9 @@ class Inference:
     """Judges the latest window with the model in use; windows that come while it is busy give way to the latest."""
 
     def __init__(self, heads: tuple[str, ...], model_in_use: ModelInUse, judge: Judge, tell: Told) -> None:
-        self._heads, self._model_in_use, self._judge, self._tell = heads, model_in_use, judge, tell
+        self._model_in_use, self._judge, self._tell = model_in_use, judge, tell
         self._window: Window | None = None
         self._something_new = asyncio.Event()
-        self._model: InUse | None = None
         self._record = TrackRecord(heads)
 
     def look_at(self, window: Window) -> None:
@@ -91,8 +90,6 @@ class Inference:
             self._something_new.set()
 
     async def _judge_once(self, model: InUse, window: Window) -> None:
-        if model != self._model:
-            self._model, self._record = model, TrackRecord(self._heads)
         try:
             judgements = await self._judge(model, window)
         except Malformed as error:

@@ -55,4 +55,4 @@ def _heaviest(weights: Floats, names: tuple[str, ...]) -> tuple[InputWeight, ...
     if total == 0.0:
         return ()
     order = np.argsort(-weights, kind="stable")[:TOP_INPUTS]
-    return tuple(InputWeight(names[column], min(1.0, float(weights[column]) / total)) for column in order)
+    return tuple(InputWeight(names[column], round(float(weights[column]) / total, 4)) for column in order)

@@ -108,6 +108,7 @@ async def test_latest_window_wins_new_models_judge_again_and_old_answers_are_dro
             assert await running.asked.get() == (1, 3)
             assert health["pump"] == Diagnosis("class 2", 0.5, (InputWeight("TS1", 0.5),), 60_003, Quality.UNCERTAIN)
 
+            running.inference.learn_outcome(Example(window(3), (2, -1)))  # the cooler's answer was right
             running.inference.look_at(window(4))
             assert await running.asked.get() == (1, 4)
             await model.install(2, sha256(b"2"), b"2")  # swapped while the old one is judging
@@ -122,8 +123,10 @@ async def test_latest_window_wins_new_models_judge_again_and_old_answers_are_dro
             running.inference.look_at(window(5))
             assert await running.asked.get() == (2, 5)
             running.inference.look_at(window(6))
-            await running.told.get()
+            _, health = await running.told.get()
             assert await running.asked.get() == (2, 6)
+            assert health["cooler"].confidence == pytest.approx(2 / 3, abs=1e-4)  # inherited from model 1
+            assert health["pump"].confidence == 0.5
             assert running.asked.empty()
         finally:
             task_.cancel()
