@@ -123,11 +123,12 @@ def test_file_of_another_chain_is_refused(rpc: Rpc, store: Store) -> None:
         Node(store, 8, [])
 
 
-def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_no_database_or_cannot_be_made_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "chain.db"
     path.write_bytes(b"not a database at all" * 100)
-    with pytest.raises(ConfigError, match="chain of our own"):
-        Store(path)
+    for wrong in (path, tmp_path / "nowhere" / "chain.db"):
+        with pytest.raises(ConfigError, match="chain of our own"):
+            Store(wrong)
 
 
 # --- how it refuses -----------------------------------------------------------------------------------

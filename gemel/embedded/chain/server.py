@@ -20,6 +20,7 @@ from gemel.embedded.chain.store import Document, Store
 REQUEST_LIMIT_BYTES = 4 * 2**20
 SUBSCRIPTION_BACKLOG = 256  # heads that a slow subscriber may lie behind before it is let go
 SEND_TIMEOUT_S = 10.0
+SHUTDOWN_S = 5.0  # what requests in work have before their connections are closed
 
 
 class Subscribers:
@@ -135,10 +136,13 @@ class Server:
                 await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"too slow")
                 return
 
-    async def close(self) -> None:
-        """Let subscribers go and wait for the block in work."""
+    async def close_sockets(self, _: web.Application) -> None:
+        """Let subscribers go."""
         for socket in list(self._sockets):
             await socket.close(code=WSCloseCode.GOING_AWAY, message=b"the chain ends")
+
+    async def close(self, _: web.Application) -> None:
+        """Wait for the block in work; nobody asks any more."""
         self._evm.shutdown(wait=True)
 
 
@@ -151,8 +155,9 @@ async def serving(path: Path, *, port: int, chain_id: int, funded: list[bytes]) 
         application = web.Application(client_max_size=REQUEST_LIMIT_BYTES)
         application.router.add_post("/", server.http)
         application.router.add_get("/", server.websocket)
-        application.on_shutdown.append(lambda _: server.close())
-        runner = web.AppRunner(application, access_log=None)
+        application.on_shutdown.append(server.close_sockets)
+        application.on_cleanup.append(server.close)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
         try:
             site = web.TCPSite(runner, "127.0.0.1", port)

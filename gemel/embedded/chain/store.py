@@ -33,14 +33,9 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         """Raises ConfigError if the file is another process's or no database."""
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1)
         try:
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
+            self._db = _open(path)
         except sqlite3.DatabaseError as error:
-            self._db.close()
             raise ConfigError(str(path), "db", f"a chain of our own that no other process uses ({error})") from error
         self.state = _State(self._db)
 
@@ -112,6 +107,19 @@ class Store:
     def _document(self, query: str, key: int | str) -> Document | None:
         row = self._db.execute(query, (key,)).fetchone()
         return None if row is None else orjson.loads(row[0])
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1)
+    try:
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.executescript(_SCHEMA)
+    except sqlite3.DatabaseError:
+        db.close()
+        raise
+    return db
 
 
 class _State(BaseAtomicDB):
