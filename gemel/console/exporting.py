@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 
 from gemel.adapters.chain_export import encode_export, export_chain
-from gemel.adapters.evm_deploy import require_chain
 from gemel.adapters.evm_node import EvmNode
 from gemel.console.fleet_files import EXPORT_FILE, read_place
 
@@ -18,7 +17,7 @@ async def write_export(directory: Path) -> Path:
     """
     place = read_place(directory)
     async with EvmNode(place.rpc_url) as node:
-        await require_chain(node, place.chain_id)
+        await node.require_chain(place.chain_id)
         export = await export_chain(node, place.device_registry, place.round_registry)
     path = directory / EXPORT_FILE
     scratch = path.with_name(path.name + ".new")

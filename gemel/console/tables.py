@@ -30,7 +30,7 @@ def show_audit(report: AuditReport, console: Console) -> None:
 
 def show_lineage(lineage: Sequence[Ancestor], console: Console) -> None:
     """Every approved model, from M0 to the one in use."""
-    table = Table("#", "round", "model", "parent", "updates root", "votes", "median", "block", box=box.SIMPLE)
+    table = Table("#", "round", "model", "parent", "root", "votes", "median", "block", box=box.SIMPLE)
     for model in lineage:
         table.add_row(
             str(model.deployment),

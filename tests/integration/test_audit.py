@@ -1,0 +1,379 @@
+"""The auditor on a small real state: it holds as it was kept, and no flipped byte and no forgery gets past."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from gemel.adapters import key_files
+from gemel.adapters.chain_export import ChainExport, decode_export, encode_export
+from gemel.adapters.typed_transactions import Transaction, open_transaction, sign_transaction
+from gemel.console.auditor.verify import AuditReport, audit
+from gemel.console.fleet_files import ChainPlace
+from gemel.errors import ConfigError, PeerError
+from gemel.exchange.round_folder import RoundFolder
+from gemel.sealing.opener import create_key
+from gemel.wire import envelope
+from gemel.wire.envelope import HEADER_BYTES, Header, Kind
+from gemel.wire.trust import Trust
+from tests.support.kept_state import build
+from tests.support.plans import POLICY
+
+KEPT_AS_IT_IS = ("keys",)  # secrets are no evidence
+EXPORT = "chain-export.json"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("kept")
+    asyncio.run(build(directory))
+    return directory
+
+
+@pytest.fixture
+def kept(original: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(original, tmp_path / "kept"))
+
+
+def findings(directory: Path) -> str:
+    """Where and what, a line each; what cannot be read at all is a finding too."""
+    try:
+        report = audit(directory)
+    except ConfigError as error:
+        return str(error)
+    return "\n".join(f"{f.round} {f.where} {f.device}: {f.what}" for f in report.findings)
+
+
+def frames_of(directory: Path, number: int = 1) -> list[Path]:
+    return sorted(RoundFolder(directory / "coordinator", number).frames.iterdir())
+
+
+def identity_of(directory: Path, name: str) -> key_files.Keys:
+    return key_files.load(directory / "keys" / f"{name}.json")
+
+
+def rewrite_export(directory: Path, change: Callable[[ChainExport], ChainExport]) -> None:
+    path = directory / EXPORT
+    path.write_bytes(encode_export(change(decode_export(path.read_bytes()))))
+
+
+# --- as it was kept -------------------------------------------------------------------------------
+
+
+def test_kept_state_holds_and_everything_was_looked_at(original):
+    report: AuditReport = audit(original)
+    assert report.holds, report.findings
+    assert [(r.round, r.state, r.verdict) for r in report.rounds] == [
+        (0, "deployed", "approved"),
+        (1, "deployed", "approved"),
+        (2, "rejected", "no_quorum"),
+        (3, "deployed", "approved"),
+        (4, "aborted", "none"),
+    ]
+    assert [(a.deployment, a.round) for a in report.lineage] == [(1, 0), (2, 1), (3, 3)]
+    assert [a.parent for a in report.lineage[1:]] == [a.model for a in report.lineage[:-1]]
+    held = report.held
+    assert (held["frames"], held["sums recomputed"], held["candidates recomputed"]) == (6, 2, 2)
+    assert held["transactions"] == len(decode_export((original / EXPORT).read_bytes()).transactions)
+
+
+def test_dropped_ciphertexts_are_said_to_be_not_kept_and_only_they(original):
+    report = audit(original)
+    assert {Path(line.where).name for line in report.not_kept} == {"context", "frames", "sum", "opened"}
+    assert {line.round for line in report.not_kept} == {3}
+    assert all("not kept" in line.what for line in report.not_kept)
+
+
+# --- one flipped byte -----------------------------------------------------------------------------
+
+
+def evidence_files(directory: Path) -> list[str]:
+    files = (p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file())
+    return sorted(name for name in files if not name.startswith(KEPT_AS_IT_IS))
+
+
+def says_the_same(name: str, before: bytes, after: bytes) -> bool:
+    """Whether only spelling changed, or a field that no audit covers and that the report says so of."""
+
+    def meaning(data: bytes) -> object:
+        try:
+            if name == "trust.json":
+                return msgspec.structs.replace(msgspec.json.decode(data, type=Trust), fleet="")
+            if name == "chain.json":
+                return msgspec.structs.replace(msgspec.json.decode(data, type=ChainPlace), rpc_url="")
+            if name == EXPORT:
+                return _covered(decode_export(data))
+        except (msgspec.DecodeError, UnicodeDecodeError, PeerError):
+            return data
+        return data
+
+    return meaning(before) == meaning(after)
+
+
+def _covered(export: ChainExport) -> ChainExport:
+    *blocks, last = (msgspec.structs.replace(block, timestamp_s=0) for block in export.blocks)
+    transactions = tuple(msgspec.structs.replace(each, gas=0) for each in export.transactions)
+    last = msgspec.structs.replace(last, hash="0" * 64)  # no block after it names it
+    return msgspec.structs.replace(export, blocks=(*blocks, last), transactions=transactions)
+
+
+def flipped(path: Path, offset: int, mask: int) -> Iterator[tuple[bytes, bytes]]:
+    """The file with one byte changed, until the generator is closed."""
+    before = path.read_bytes()
+    after = bytearray(before)
+    after[offset] ^= mask
+    path.write_bytes(after)
+    try:
+        yield before, bytes(after)
+    finally:
+        path.write_bytes(before)
+
+
+def test_one_flipped_byte_in_any_file_is_found(kept):
+    """Every file, at its ends and somewhere between."""
+    rng = random.Random(2)
+    passed = []
+    for name in evidence_files(kept):
+        path = kept / name
+        size = path.stat().st_size
+        for offset in {0, size - 1, rng.randrange(size)}:
+            mask = rng.randrange(1, 256)
+            for before, after in flipped(path, offset, mask):
+                if not says_the_same(name, before, after) and not findings(kept):
+                    passed.append((name, offset, mask))
+    assert passed == []
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_one_flipped_byte_anywhere_is_found(kept, data):
+    name = data.draw(st.sampled_from(evidence_files(kept)))
+    offset = data.draw(st.integers(0, (kept / name).stat().st_size - 1))
+    mask = data.draw(st.integers(1, 255))
+    for before, after in flipped(kept / name, offset, mask):
+        assume(not says_the_same(name, before, after))
+        assert findings(kept)
+
+
+def test_flipped_byte_in_a_frame_names_file_round_and_device(kept):
+    frame = frames_of(kept)[0]
+    for _ in flipped(frame, HEADER_BYTES + 5000, 1):
+        said = findings(kept)
+    assert f"1 coordinator/rounds/000001/frames/{frame.name} {frame.name}: refused: digest_mismatch" in said
+
+
+# --- forgeries by parties who hold keys -------------------------------------------------------------
+
+
+def test_frame_that_its_device_signed_but_never_committed_to_is_found(kept):
+    agent = identity_of(kept, "gateway-1").identity
+    path = RoundFolder(kept / "coordinator", 1).frames / agent.address
+    old = path.read_bytes()
+    header, other = Header.parse(old), bytearray(old[HEADER_BYTES:])
+    other[-8] ^= 1
+    trust = msgspec.json.decode((kept / "trust.json").read_bytes(), type=Trust)
+    terms = {"round": 1, "base": header.base, "policy": header.policy, "weight": header.weight}
+    signed = envelope.sign(agent, trust.domain, trust.task, Kind.UPDATE, bytes(other), issued_at_ms=1, **terms)
+    path.write_bytes(envelope.pack(signed))
+    assert f"{agent.address}: refused: no_commitment" in findings(kept)
+
+
+def test_frame_of_a_stranger_among_the_kept_ones_is_found(kept):
+    frame = frames_of(kept)[0]
+    shutil.copy(frame, frame.with_name("0x" + "ab" * 20))
+    assert "its device did not commit to one" in findings(kept)
+
+
+def test_single_frame_gone_is_a_finding_that_names_its_device(kept):
+    frame = frames_of(kept)[0]
+    frame.unlink()
+    assert f"1 coordinator/rounds/000001/frames {frame.name}: a frame of the sum is gone" in findings(kept)
+
+
+@pytest.mark.parametrize("part", ["invitation", "roster", "aggregate", "opening", "explanation.json"])
+def test_published_message_that_is_gone_is_a_finding(kept, part):
+    (kept / "coordinator/rounds/000001" / part).unlink()
+    assert f"rounds/000001/{part} None: is missing, though the chain shows" in findings(kept)
+
+
+def test_message_of_another_round_in_its_place_is_found(kept):
+    rounds = kept / "coordinator/rounds"
+    shutil.copy(rounds / "000002/roster", rounds / "000001/roster")
+    assert "000001/roster None: refused: stale_round" in findings(kept)
+
+
+def test_sealing_context_with_the_secret_key_in_it_is_found(kept):
+    key = create_key(POLICY.sealing, 15)
+    secret_context = key.secret[-len(key.secret) // 2 :]
+    (kept / "coordinator/rounds/000001/context").write_bytes(secret_context)
+    assert "000001/context" in findings(kept)
+
+
+def test_missing_model_in_use_is_a_finding_and_a_missing_candidate_is_not_kept(kept):
+    report = audit(kept)
+    blobs = kept / "coordinator/blobs"
+    in_use = report.lineage[-1].model
+    approved = {ancestor.model for ancestor in report.lineage}
+    (rejected,) = {path.name for path in blobs.glob("*/*")} - approved
+    (blobs / rejected[:2] / rejected).unlink()
+    assert findings(kept) == ""
+    assert any(rejected in line.where for line in audit(kept).not_kept)
+    (blobs / in_use[:2] / in_use).unlink()
+    assert "an approved model is missing" in findings(kept)
+
+
+def test_agent_that_keeps_a_model_which_was_never_approved_is_found(kept):
+    approved = {ancestor.model for ancestor in audit(kept).lineage}
+    (rejected,) = [p for p in (kept / "coordinator/blobs").glob("*/*") if p.name not in approved]
+    shutil.copy(rejected, kept / f"agents/gateway-1/models/{rejected.name}.safetensors")
+    assert f"{rejected.name}.safetensors None: an agent keeps a model that was never approved" in findings(kept)
+
+
+def test_other_policy_in_its_canonical_form_is_found(kept):
+    policy = msgspec.json.decode((kept / "policy.json").read_bytes())
+    policy["training"]["epochs"] = 99
+    (kept / "policy.json").write_bytes(msgspec.json.encode(policy, order="sorted"))
+    assert "1 policy.json None: is not the policy of this round on chain" in findings(kept)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"quorum": 1}, "pins a quorum of 1"),
+        ({"task": "other"}, "no task other"),
+        ({"chain_id": 1}, "pins another chain"),
+        ({"listener": "0x" + "11" * 20}, "is registered as no listener"),
+    ],
+)
+def test_pins_that_are_not_the_chains_are_found(kept, change, says):
+    trust = msgspec.json.decode((kept / "trust.json").read_bytes(), type=Trust)
+    (kept / "trust.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(trust, **change)))
+    assert says in findings(kept)
+
+
+# --- a chain that was told otherwise ----------------------------------------------------------------
+
+
+def transaction_of(export: ChainExport, function: str, nth: int = 0) -> int:
+    """The position of the n-th call of a function."""
+    from gemel.adapters.chain_export import exported_calls
+
+    digests = [call.transaction for call in exported_calls(export) if call.function == function]
+    return next(i for i, each in enumerate(export.transactions) if each.hash == digests[nth])
+
+
+def replaced(export: ChainExport, position: int, **changes: object) -> ChainExport:
+    transactions = list(export.transactions)
+    transactions[position] = msgspec.structs.replace(transactions[position], **changes)
+    return msgspec.structs.replace(export, transactions=tuple(transactions))
+
+
+@pytest.mark.parametrize(
+    "function", ["register", "closeList", "attestSum", "attestModel", "finalise", "recordDeployed"]
+)
+def test_transaction_left_out_is_found(kept, function):
+    def leave_out(export: ChainExport) -> ChainExport:
+        position = transaction_of(export, function)
+        rest = export.transactions[:position] + export.transactions[position + 1 :]
+        return msgspec.structs.replace(export, transactions=rest)
+
+    rewrite_export(kept, leave_out)
+    assert findings(kept)
+
+
+def test_vote_left_out_with_its_block_shows_as_a_gap_in_its_senders_numbers(kept):
+    """Two votes of three have the same median here, so only the gap can tell."""
+
+    def leave_out(export: ChainExport) -> ChainExport:
+        gone = export.transactions[transaction_of(export, "attestModel")]
+        return msgspec.structs.replace(
+            export,
+            blocks=tuple(block for block in export.blocks if block.number != gone.block),
+            transactions=tuple(each for each in export.transactions if each.hash != gone.hash),
+        )
+
+    rewrite_export(kept, leave_out)
+    report = audit(kept)
+    coordinator = identity_of(kept, "coordinator").identity.address
+    assert [(f.device, f.what) for f in report.not_kept if f.round is None] == [
+        (coordinator, "not kept: its transaction number 1, which failed, concerned others, or was left out")
+    ]
+
+
+def test_event_that_says_something_else_than_the_signed_call_is_found(kept):
+    def lie(export: ChainExport) -> ChainExport:
+        position = transaction_of(export, "finalise", 1)
+        (log,) = export.transactions[position].logs
+        log = msgspec.structs.replace(log, data=log.data[:-64] + "0" * 58 + "0f4240")
+        return replaced(export, position, logs=(log,))
+
+    rewrite_export(kept, lie)
+    assert "says RoundApproved, but what was signed makes RoundApproved with other values" in findings(kept)
+
+
+def test_vote_that_somebody_else_changed_is_found_though_the_transaction_is_signed(kept):
+    """The coordinator hands in votes: it may sign the transaction anew, but not the attestation in it."""
+
+    def forge(export: ChainExport) -> ChainExport:
+        position = transaction_of(export, "attestModel", 3)
+        opened = open_transaction(bytes.fromhex(export.transactions[position].raw))
+        data = bytearray(opened.data)
+        accuracy = 4 + 3 * 32 + 28  # fourth argument
+        data[accuracy : accuracy + 4] = (999_999).to_bytes(4, "big")
+        forged = Transaction(opened.chain_id, opened.nonce, 1, 1, 1_000_000, opened.to, bytes(data))
+        raw = sign_transaction(forged, identity_of(kept, "coordinator").identity)
+        digest = open_transaction(raw).hash
+        return replaced(export, position, raw=raw.hex(), hash=digest)
+
+    rewrite_export(kept, forge)
+    assert "was signed by" in findings(kept)
+
+
+def test_transactions_in_another_order_are_found(kept):
+    def swap(export: ChainExport) -> ChainExport:
+        position = transaction_of(export, "closeList")
+        one, two = export.transactions[position], export.transactions[position + 1]
+        swapped = (msgspec.structs.replace(two, block=one.block), msgspec.structs.replace(one, block=two.block))
+        rest = export.transactions
+        return msgspec.structs.replace(export, transactions=rest[:position] + swapped + rest[position + 2 :])
+
+    rewrite_export(kept, swap)
+    assert findings(kept)
+
+
+def test_blocks_that_do_not_name_their_parent_are_found(kept):
+    def cut(export: ChainExport) -> ChainExport:
+        blocks = list(export.blocks)
+        (at,) = (position for position, block in enumerate(blocks) if block.number == 20)
+        blocks[at] = msgspec.structs.replace(blocks[at], parent="ab" * 32)
+        return msgspec.structs.replace(export, blocks=tuple(blocks))
+
+    rewrite_export(kept, cut)
+    assert "block 20 None: does not name the block before it as its parent" in findings(kept)
+
+
+def test_export_in_another_form_is_found(kept):
+    (kept / EXPORT).write_bytes((kept / EXPORT).read_bytes().replace(b'"version": 1', b'"version":  1'))
+    assert "not in the form in which it was written" in findings(kept)
+
+
+# --- what cannot be read ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["trust.json", "policy.json", "chain.json", EXPORT])
+def test_missing_or_broken_file_that_all_stands_on_is_a_configuration_error(kept, name):
+    (kept / name).write_bytes(b"{")
+    with pytest.raises(ConfigError, match=name):
+        audit(kept)
+    (kept / name).unlink()
+    with pytest.raises(ConfigError, match=f"{name}.*No such file"):
+        audit(kept)

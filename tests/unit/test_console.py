@@ -1,0 +1,146 @@
+"""The `gemel` command: what it offers, what it says when something is wrong, and with which exit status."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+import gemel.__main__ as command
+from gemel.adapters import key_files
+from gemel.console.auditor.book import Finding
+from gemel.console.auditor.verify import AuditReport
+from tests.support.plans import EXAMPLE_TOML
+
+HOLDS = AuditReport("hydraulics", "condition", 7, (), (), ("nothing",), {"frames": 3}, (), ())
+BROKEN = AuditReport(
+    *("hydraulics", "condition", 7),
+    findings=(Finding("coordinator/rounds/000001/sum", "is [not] the sum", 1, "0x" + "ab" * 20),),
+    not_kept=(Finding("coordinator/rounds/000002/frames", "not kept: no sum", 2),),
+    not_covered=("nothing",),
+    held={},
+    rounds=(),
+    lineage=(),
+)
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(command.app, [str(each) for each in arguments])
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("audit", "--help"), ("keys", "--help"), ()])
+def test_help_names_what_there_is(arguments):
+    result = run(*arguments)
+    words = {"audit": ["verify", "lineage"], "keys": ["create", "show"]}
+    for word in words.get(arguments[0] if arguments else "", ["audit", "found", "keys", "export-chain", "demo"]):
+        assert word in result.output
+
+
+def test_help_waits_for_no_heavy_library():
+    code = "import sys, gemel.__main__; print(*{'torch', 'web3', 'tenseal', 'lime', 'numpy'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("verb", ["verify", "lineage"])
+def test_directory_without_a_fleet_is_one_line_and_status_2(tmp_path, verb):
+    result = run("audit", verb, tmp_path)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("gemel: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_audit_that_holds_is_status_0_and_says_what_it_looked_at(monkeypatch, tmp_path):
+    monkeypatch.setattr("gemel.console.auditor.verify.audit", lambda directory: HOLDS)
+    result = run("audit", "verify", tmp_path)
+    assert result.exit_code == 0
+    assert "3 frames" in result.stdout
+    assert "All holds" in result.stdout
+
+
+def test_audit_with_findings_is_status_1_and_names_file_round_and_device(monkeypatch, tmp_path):
+    monkeypatch.setattr("gemel.console.auditor.verify.audit", lambda directory: BROKEN)
+    result = run("audit", "verify", tmp_path)
+    assert result.exit_code == 1
+    assert f"round 1, coordinator/rounds/000001/sum: is [not] the sum (device 0x{'ab' * 20})" in result.stdout
+    assert "round 2, coordinator/rounds/000002/frames: not kept: no sum" in result.stdout
+    assert "All holds" not in result.stdout
+
+
+def test_audit_as_json_is_the_whole_report(monkeypatch, tmp_path):
+    import msgspec
+
+    monkeypatch.setattr("gemel.console.auditor.verify.audit", lambda directory: BROKEN)
+    result = run("audit", "verify", tmp_path, "--json")
+    assert result.exit_code == 1
+    assert msgspec.json.decode(result.stdout, type=AuditReport) == BROKEN
+
+
+def test_lineage_of_a_state_that_does_not_hold_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr("gemel.console.auditor.verify.audit", lambda directory: BROKEN)
+    result = run("audit", "lineage", tmp_path)
+    assert result.exit_code == 1
+    assert "1 findings" in result.stderr
+
+
+def test_keys_are_made_and_shown_without_their_secrets(tmp_path):
+    path = tmp_path / "gateway-9.json"
+    made = run("keys", "create", path)
+    shown = run("keys", "show", path)
+    keys = key_files.load(path)
+    assert made.exit_code == shown.exit_code == 0
+    assert made.stdout == shown.stdout == f"gateway-9: address {keys.identity.address}, box {keys.box}\n"
+    assert keys.box_secret.hex() not in made.stdout
+
+
+def test_key_file_is_never_written_over(tmp_path):
+    path = tmp_path / "key.json"
+    run("keys", "create", path)
+    before = path.read_bytes()
+    result = run("keys", "create", path)
+    assert result.exit_code == 2
+    assert str(path) in result.stderr
+    assert path.read_bytes() == before
+
+
+def test_founding_can_stop_after_the_keys(tmp_path):
+    plan = tmp_path / "fleet.toml"
+    plan.write_text(EXAMPLE_TOML)
+    result = run("found", plan, tmp_path / "fleet", "--keys-only")
+    assert result.exit_code == 0
+    assert [line.split(":")[0] for line in result.stdout.splitlines()][-1] == "gateway-4"
+    assert sorted(path.name for path in (tmp_path / "fleet").iterdir()) == ["keys"]
+
+
+def test_bad_plan_names_file_and_key(tmp_path):
+    plan = tmp_path / "fleet.toml"
+    plan.write_text(EXAMPLE_TOML.replace("quorum = 2", "quorum = 9"))
+    result = run("found", plan, tmp_path / "fleet")
+    assert result.exit_code == 2
+    assert result.stderr == f"gemel: {plan}: quorum: 1 to 3, the number of validators\n"
+    assert not (tmp_path / "fleet").exists()
+
+
+def test_exporting_the_chain_of_no_fleet_is_status_2(tmp_path):
+    result = run("export-chain", tmp_path)
+    assert result.exit_code == 2
+    assert "chain.json" in result.stderr
+
+
+def test_demo_gets_its_options_as_they_stand_and_its_exit_status_counts(monkeypatch):
+    class Module:
+        @staticmethod
+        def demo(rounds: int = 3, *, hold: bool = False) -> None:
+            typer.echo(f"rounds {rounds}, hold {hold}")
+            raise typer.Exit(7)
+
+    monkeypatch.setattr(command, "import_module", lambda name: Module)
+    result = run("demo", "--rounds", "30", "--hold")
+    assert (result.stdout, result.exit_code) == ("rounds 30, hold True\n", 7)
+    assert "--rounds" in run("demo", "--help").output
+    assert run("demo", "--what").exit_code == 2
