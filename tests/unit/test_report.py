@@ -63,7 +63,7 @@ RUN = (
 @pytest.fixture(scope="module")
 def computed() -> baselines.Baselines:
     report, validation = windows_of(16, 7), windows_of(8, 8)
-    return baselines.compute(TASK_PATH, M0, GATEWAYS, validation, report, PLAN, rounds=1, seed=1)
+    return baselines.compute(TASK_PATH, M0, GATEWAYS, validation, report, PLAN, rounds=3, seed=1)
 
 
 @pytest.fixture
@@ -178,12 +178,20 @@ def test_baselines_are_of_the_runs_budget_and_deterministic(kept: Path, computed
     comparison = built(again)[0].comparison  # computed by the report: three rounds were run
     assert comparison is not None
     assert (comparison.rounds, comparison.central_epochs) == (3, 3 * PLAN.epochs)
-    assert [each.agent for each in comparison.locals] == list(AGENTS)
-    once = baselines.compute(TASK_PATH, M0, GATEWAYS, windows_of(8, 8), windows_of(16, 7), PLAN, rounds=1, seed=1)
-    assert replace(once, seconds=0) == replace(computed, seconds=0)
+    found = {each.agent: each.score.accuracy_share for each in comparison.locals}
+    assert found == {name: measured.accuracy for name, measured in computed.local.items()}
+    assert comparison.central.accuracy_share == computed.central.accuracy
     mean = np.mean([each.accuracy for each in computed.local.values()])
     report, _ = built(evidence_of(kept, computed))
     assert report.verdict.local_mean_accuracy_share == pytest.approx(mean)
+
+
+def test_baselines_of_another_budget_are_called_so(tmp_path: Path, computed: baselines.Baselines) -> None:
+    keep_run(tmp_path, RUN[:2])  # cut short: one round, while the baselines were computed for three
+    report, page = built(evidence_of(tmp_path, computed))
+    assert "an equal budget: baselines had that of 3 rounds, the plant 1" in report.missing
+    assert "Budgets differ" in page
+    assert "The same budget everywhere" not in page
 
 
 def test_page_asks_nothing_of_anybody_and_runs_nothing(kept: Path, computed: baselines.Baselines) -> None:

@@ -217,6 +217,11 @@ class _Analysis:
         baselines = self._evidence.baselines or self._baselines(rounds)
         if baselines is None:
             return None
+        trained = sum(each.number > 0 for each in rounds)
+        if baselines.rounds != trained:
+            self._missing.append(
+                f"an equal budget: baselines had that of {baselines.rounds} rounds, the plant {trained}"
+            )
         windows = self._evidence.gateway_windows
         found = tuple(
             schema.Local(agent=_short(name), windows=len(windows[name]), score=_score(measured))

@@ -8,6 +8,7 @@ from importlib.resources import files
 from gemel.demo.report import charts, schema
 from gemel.demo.report.markup import Html, document, join, raw_style, tag
 
+NBSP = "\u00a0"  # keeps a figure and its unit on one line
 GROUPS_SHOWN = 10  # of an explanation; report.json has all
 
 PHASES = {
@@ -285,38 +286,46 @@ def _comparison(report: schema.Report) -> Html:
     if found is None:
         return _gap("The baselines could not be computed; see «What is not here».")
     heads = list(found.central.head_accuracy_share)
-    scores: list[tuple[str, schema.Score | None, int]] = [
-        ("central", found.central, 2),
-        ("federated, in use at the end", found.federated, 1),
-        ("local, mean of the gateways", found.local_mean, 5),
-        *((f"local, {each.agent} ({each.windows} windows)", each.score, 0) for each in found.locals),
+    best = "local, " + found.best_local
+    pooled = sum(each.windows for each in found.locals)
+    scores: list[tuple[str, schema.Score | None, int, int | None]] = [
+        ("central", found.central, 2, pooled),
+        ("federated", found.federated, 1, None),
+        ("local, mean", found.local_mean, 5, None),
+        *((f"local, {each.agent}", each.score, 0, each.windows) for each in found.locals),
     ]
-    known = [(name, score, tone) for name, score, tone in scores if score is not None]
+    known = [(name, score, tone, windows) for name, score, tone, windows in scores if score is not None]
     rows = [
         [
-            name + (" (best single)" if name.startswith(f"local, {found.best_local} (") else ""),
+            f"{name} (best single)" if name == best else name,
             _percent(score.accuracy_share),
             *(_percent(score.head_accuracy_share.get(head)) for head in heads),
             _two(score.loss_nats),
+            _count(windows),
         ]
-        for name, score, _ in known
+        for name, score, _, windows in known
     ]
+    trained = len(_trained(report))
+    budget = f"The same budget everywhere: {found.rounds} rounds' worth of epochs from the same M0."
+    if found.rounds != trained:
+        budget = f"Budgets differ: central and local had {found.rounds} rounds' worth of epochs, the plant {trained}."
+    strong = {i for i, (name, *_) in enumerate(known) if name == "federated"}
     ratio = ""
     if found.federated is not None and found.central.accuracy_share > 0:
         share = found.federated.accuracy_share / found.central.accuracy_share
         ratio = f" The federated model reaches {_percent(share)} of the central one's accuracy."
     return join(
         _note(
-            f"The same budget everywhere: {found.rounds} rounds' worth of epochs from the same M0. Central: all "
+            f"{budget} Central: all "
             f"gateways' windows in one place, stopped at its best epoch on a validation block (epoch "
             f"{found.central_epoch} of {found.central_epochs}). Local: each gateway with its own windows only. "
-            f"Federated is the plant's own model, whose budget the refused rounds used up too.{ratio}"
+            f"Federated is the plant's own model in use at the end; the refused rounds used up budget too.{ratio}"
         ),
         _figure(
             "Mean accuracy over the heads",
-            charts.bars([(name, score.accuracy_share, tone) for name, score, tone in known], _percent, top=1.0),
+            charts.bars([(name, score.accuracy_share, tone) for name, score, tone, _ in known], _percent, top=1.0),
         ),
-        _table(["", "mean", *heads, "loss (nats)"], rows, text={0}, strong={1}),
+        _table(["", "mean", *heads, "loss (nats)", "windows"], rows, text={0}, strong=strong),
     )
 
 
@@ -375,7 +384,7 @@ def _calibration(report: schema.Report) -> Html:
             each.head,
             _percent(each.mean_confidence_share),
             _percent(each.accuracy_share),
-            _points(each.mean_confidence_share - each.accuracy_share, signed=True),
+            f"{100 * (each.mean_confidence_share - each.accuracy_share):+.1f}",
         ]
         for each in found.heads
     ]
@@ -383,7 +392,7 @@ def _calibration(report: schema.Report) -> Html:
         "all heads",
         _percent(found.mean_confidence_share),
         _percent(found.accuracy_share),
-        _points(gap, signed=True),
+        f"{100 * gap:+.1f}",
     ]
     return join(
         _note(
@@ -394,7 +403,7 @@ def _calibration(report: schema.Report) -> Html:
         ),
         _pair(
             _figure("Confidence against accuracy", charts.reliability(points, _whole_percent)),
-            _table(["head", "sure", "right", "difference"], [*rows, all_heads], strong={len(rows)}),
+            _table(["head", "sure", "right", "difference in points"], [*rows, all_heads], strong={len(rows)}),
         ),
     )
 
@@ -425,7 +434,11 @@ def _model(each: schema.Round) -> Html:
         "verdict's transaction": each.transaction,
     }
     facts = [f"model {_head(each.model)}", f"parent {_head(each.base)}", f"Merkle root {_head(each.updates_root)}"]
-    facts += [f"transaction {_head(each.transaction)}", f"block {_count(each.block)}", f"gas {_count(each.gas)}"]
+    facts += [
+        f"transaction {_head(each.transaction)}",
+        f"block {_count(each.block)}",
+        f"gas of the round {_count(each.gas)}",
+    ]
     rows = [[sent.function, tag("code", sent.hash), sent.block, _count(sent.gas)] for sent in each.transactions]
     votes = [
         [
@@ -612,15 +625,15 @@ def _accuracy(score: schema.Score) -> float:
 
 
 def _percent(share: float | None) -> str:
-    return "—" if share is None else f"{100 * share:.1f} %"
+    return "—" if share is None else f"{100 * share:.1f}{NBSP}%"
 
 
 def _whole_percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}{NBSP}%"
 
 
-def _points(share: float, *, signed: bool = False) -> str:
-    return f"{100 * share:{'+' if signed else ''}.1f} points"
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}{NBSP}points"
 
 
 def _two(value: float | None) -> str:
@@ -640,7 +653,7 @@ def _tenths(value: float | None) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{value:.1f} s"
+    return f"{value:.1f}{NBSP}s"
 
 
 def _count(value: int | None) -> str:
@@ -650,7 +663,7 @@ def _count(value: int | None) -> str:
 def _bytes(value: float | None) -> str:
     if value is None:
         return "—"
-    return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
+    return f"{value / 1e6:.2f}{NBSP}MB" if value >= 1e6 else f"{value / 1e3:.1f}{NBSP}kB"
 
 
 def _head(digest: str | None) -> str:
