@@ -12,7 +12,9 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from gemel.__main__ import app
 from gemel.adapters import key_files
 from gemel.adapters.chain_export import ChainExport, decode_export, encode_export
 from gemel.adapters.typed_transactions import Transaction, open_transaction, sign_transaction
@@ -91,6 +93,19 @@ def test_dropped_ciphertexts_are_said_to_be_not_kept_and_only_they(original):
     assert {Path(line.where).name for line in report.not_kept} == {"context", "frames", "sum", "opened"}
     assert {line.round for line in report.not_kept} == {3}
     assert all("not kept" in line.what for line in report.not_kept)
+
+
+def test_command_says_that_the_kept_state_holds_and_that_a_spoiled_one_does_not(kept):
+    verify = ["audit", "verify", str(kept)]
+    said = CliRunner().invoke(app, verify)
+    assert (said.exit_code, said.stdout.splitlines()[-1]) == (0, "All holds.")
+    lineage = CliRunner().invoke(app, ["audit", "lineage", str(kept)])
+    assert lineage.exit_code == 0
+    assert all(ancestor.model[:10] in lineage.stdout for ancestor in audit(kept).lineage)
+    for _ in flipped(kept / "coordinator/rounds/000002/opened", 20, 4):
+        said = CliRunner().invoke(app, verify)
+    assert said.exit_code == 1
+    assert "round 2, coordinator/rounds/000002/opened: is not the opened sum" in said.stdout
 
 
 # --- one flipped byte -----------------------------------------------------------------------------

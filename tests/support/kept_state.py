@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gemel.adapters.chain_export import encode_export, export_chain
 from gemel.adapters.evm_chain import EvmChain
-from gemel.adapters.evm_node import EvmNode
 from gemel.adapters.file_blobs import FileBlobs
 from gemel.adapters.key_files import Keys
+from gemel.console.exporting import write_export
 from gemel.console.fleet_files import read_place
 from gemel.console.founding import FleetPlan, create_keys, found
 from gemel.exchange import admission
@@ -61,8 +60,7 @@ async def build(directory: Path) -> None:
             await RoundFolder(directory / "coordinator", 3).drop_spool()
             await chains["coordinator"].open_round(plan.task, 4, base=await fleet.in_use(), policy=plan.policy.digest)
             await chains["coordinator"].abort(plan.task, 4, reason="no sealing context")
-        async with EvmNode(node.url) as exporting:
-            (directory / "chain-export.json").write_bytes(encode_export(await export_chain(exporting, *contracts)))
+        await write_export(directory)
     (directory / "chain.db").unlink()
 
 

@@ -36,7 +36,8 @@ def check_ciphertexts(case: RoundCase, parameters: int | None, roster: Entries, 
     kept = case.evidence.frames(case.number)
     if included and not kept:
         case.missing("frames", "the sum was not recomputed")
-    held = {device for device in kept if roster and _frame_holds(case, device, roster, included, sealing)}
+    leaves = {device: merkle.leaf(device, entry.digest, entry.weight) for device, entry in included.items()}
+    held = {device for device in kept if roster and _frame_holds(case, device, roster, leaves, sealing)}
     for device in sorted(included.keys() - set(kept)) if kept else ():
         case.book.fault(
             case.where("frames"), "a frame of the sum is gone, though others are kept", case.number, device
@@ -59,9 +60,9 @@ def _sealing(case: RoundCase, parameters: int | None) -> _Sealing | None:
 
 
 def _frame_holds(
-    case: RoundCase, device: Address, roster: Entries, included: Entries, sealing: _Sealing | None
+    case: RoundCase, device: Address, roster: Entries, leaves: Mapping[Address, bytes], sealing: _Sealing | None
 ) -> bool:
-    """Whether a frame is signed, sealed and proven; one that is in the sum is added to it."""
+    """Whether a frame is signed, sealed and proven; one with a leaf is in the sum, and is added to it."""
     part = f"frames/{device}"
     with case.checking("frames", part, device):
         require(device in roster, "its device did not commit to one")
@@ -69,8 +70,7 @@ def _frame_holds(
         admission.check_frame(frame, roster[device], case.terms)
         if sealing is not None:
             check_body(frame, case.policy.sealing, sealing.parameters, sealing.context)
-        if device in included:
-            leaves = {d: merkle.leaf(entry.device, entry.digest, entry.weight) for d, entry in included.items()}
+        if device in leaves:
             path = merkle.proof(list(leaves.values()), leaves[device])
             proven = merkle.verify(case.record.updates_root, leaves[device], path)
             require(proven, "its proof does not lead to the root on chain")

@@ -24,7 +24,8 @@ from gemel.wire.identity import recover
 from gemel.wire.types import NO_ADDRESS, NO_DIGEST, Address, Count, Digest
 
 PPM = 1_000_000
-OPERATOR_ROLE = bytes(keccak(b"OPERATOR_ROLE")).hex()
+ADMIN_ROLE: Digest = NO_DIGEST  # OpenZeppelin's DEFAULT_ADMIN_ROLE: may hand roles on
+OPERATOR_ROLE: Digest = bytes(keccak(b"OPERATOR_ROLE")).hex()
 
 Event = tuple[str, dict[str, object]]  # name and values, as gemel.adapters.contract_abi.decode_event gives them
 
@@ -73,10 +74,13 @@ class Ledger:
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
-        self.operators: set[Address] = set()
+        self.rights: set[tuple[Digest, Address]] = set()  # AccessControl's roles: of operators, not of parties
         self.parties: dict[Address, PartyRecord] = {}
         self.tasks: dict[Digest, TaskLine] = {}
         self._functions: Mapping[str, Callable[[Call, Mapping[str, Any]], list[Event]]] = {
+            "grantRole": self._grant_role,
+            "revokeRole": self._revoke_role,
+            "renounceRole": self._renounce_role,
             "register": self._register,
             "suspend": self._suspend,
             "createTask": self._create_task,
@@ -95,9 +99,9 @@ class Ledger:
 
     def found(self, operator: Address, deployer: Address) -> list[Event]:
         """The device registry's constructor."""
-        self.operators.add(operator)
-        roles = (NO_DIGEST, OPERATOR_ROLE)
-        return [("RoleGranted", {"role": role, "account": operator, "sender": deployer}) for role in roles]
+        rights = (ADMIN_ROLE, OPERATOR_ROLE)
+        self.rights |= {(right, operator) for right in rights}
+        return [("RoleGranted", {"role": right, "account": operator, "sender": deployer}) for right in rights]
 
     def apply(self, call: Call) -> list[Event]:
         """The events of a call. Raises DoesNotFit, and Refused for a signature that does not hold."""
@@ -108,8 +112,23 @@ class Ledger:
 
     # --- device registry ------------------------------------------------------------------------
 
+    def _grant_role(self, call: Call, a: Mapping[str, Any]) -> list[Event]:
+        self._require_right(call, ADMIN_ROLE)
+        self.rights.add((a["role"], a["account"]))
+        return [("RoleGranted", {**a, "sender": call.sender})]
+
+    def _revoke_role(self, call: Call, a: Mapping[str, Any]) -> list[Event]:
+        self._require_right(call, ADMIN_ROLE)
+        self.rights.discard((a["role"], a["account"]))
+        return [("RoleRevoked", {**a, "sender": call.sender})]
+
+    def _renounce_role(self, call: Call, a: Mapping[str, Any]) -> list[Event]:
+        require(a["callerConfirmation"] == call.sender, "renounces another's role")
+        self.rights.discard((a["role"], call.sender))
+        return [("RoleRevoked", {"role": a["role"], "account": call.sender, "sender": call.sender})]
+
     def _register(self, call: Call, a: Mapping[str, Any]) -> list[Event]:
-        self._require_operator(call)
+        self._require_right(call, OPERATOR_ROLE)
         account, owner, role, box = (a[key] for key in ("account", "owner", "role", "box"))
         require(NO_ADDRESS not in (account, owner), "registers the zero address")
         require(Role.NONE < role <= max(Role), f"registers {account} without a role")
@@ -118,7 +137,7 @@ class Ledger:
         return [("PartyRegistered", {"account": account, "owner": owner, "role": role, "box": box})]
 
     def _suspend(self, call: Call, a: Mapping[str, Any]) -> list[Event]:
-        self._require_operator(call)
+        self._require_right(call, OPERATOR_ROLE)
         account = a["account"]
         require(account in self.parties and self.parties[account].active, f"suspends {account}, who is not active")
         self.parties[account] = replace(self.parties[account], active=False)
@@ -127,7 +146,7 @@ class Ledger:
     # --- rounds ---------------------------------------------------------------------------------
 
     def _create_task(self, call: Call, a: Mapping[str, Any]) -> list[Event]:
-        self._require_operator(call)
+        self._require_right(call, OPERATOR_ROLE)
         identifier = task_id(a["name"])
         require(identifier not in self.tasks, f"creates the task {a['name']} a second time")
         in_range = a["threshold"] <= PPM and a["maxRegression"] <= PPM and a["minimumOwners"] > 0 and a["quorum"] > 0
@@ -286,8 +305,8 @@ class Ledger:
 
     # --- what several calls demand ----------------------------------------------------------------
 
-    def _require_operator(self, call: Call) -> None:
-        require(call.sender in self.operators, f"{call.sender} is not the operator")
+    def _require_right(self, call: Call, right: Digest) -> None:
+        require((right, call.sender) in self.rights, f"{call.sender} was no operator at that time")
 
     def _require_sender(self, call: Call, role: Role) -> None:
         self._require_role(call.sender, role)
