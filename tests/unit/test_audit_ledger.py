@@ -50,7 +50,7 @@ class Replay:
         signature = attest(SumAttestation("condition", 1, **said), DOMAIN, validator).hex()
         return self.round(STRANGER, "attestSum", validator=validator.address, signature=signature)
 
-    def vote(self, validator: Any, number: int, accuracy: int, **signed: Any) -> list[str]:
+    def vote(self, validator: Any, number: int, accuracy: int, /, **signed: Any) -> list[str]:
         """A yes for the candidate; `signed` is what was signed otherwise than it is handed in."""
         task = self.ledger.tasks[TASK]
         record = task.rounds[number].record
