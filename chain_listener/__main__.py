@@ -1,14 +1,10 @@
-"""python -m chain_listener CONFIG.toml: what the chain approved becomes a deployment. All wiring is here."""
+"""python -m chain_listener --config FILE: what the chain approved becomes a deployment. All wiring is here."""
 
 from __future__ import annotations
 
-import sys
-from functools import partial
-from pathlib import Path
-
 from chain_listener.service import ChainListener
 from gemel.host.chain_party import ChainPartySettings, follow_chain, open_chain_party
-from gemel.host.service import Host, run
+from gemel.host.service import Host, run_configured
 from gemel.host.settings import Seconds
 
 
@@ -31,4 +27,4 @@ async def main(host: Host[ListenerSettings]) -> None:
 
 
 if __name__ == "__main__":
-    run("chain-listener", main, partial(ListenerSettings.load, Path(sys.argv[1])))
+    run_configured("chain-listener", main, ListenerSettings)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 
-from gemel.errors import ChainReverted
-from gemel.exchange.chain_watch import Parties
+from gemel.errors import ChainReverted, Unavailable
+from gemel.exchange.chain_watch import RETRY_S, Parties
 from gemel.exchange.post import Post
 from gemel.ports import Chain, ChainEvent, Records, RoundState
 from gemel.wire.attestations import Vote
@@ -119,12 +119,17 @@ class ChainListener:
         if current is not None:
             await self._publish(current.round, current.body)
         while True:
+            self._moved.clear()
             current = await self._current()
-            if current is None or not await self._deploying(current):
-                self._moved.clear()
-                await self._moved.wait()
+            try:
+                if current is not None and await self._deploying(current):
+                    await self._gather()
+                    continue
+            except Unavailable as error:
+                log.warning("once more", why=str(error), retry_s=RETRY_S)
+                await self.post.clock.sleep(RETRY_S)
                 continue
-            await self._gather()
+            await self._moved.wait()
 
     async def _deploying(self, current: Announced) -> bool:
         record = await self.chain.round(self.post.trust.task, current.round)

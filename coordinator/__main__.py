@@ -1,10 +1,6 @@
-"""python -m coordinator CONFIG.toml: runs the rounds of one task. All wiring is here."""
+"""python -m coordinator --config FILE: runs the rounds of one task. All wiring is here."""
 
 from __future__ import annotations
-
-import sys
-from functools import partial
-from pathlib import Path
 
 from coordinator.driver import Driver
 from coordinator.model_desk import ModelDesk
@@ -16,7 +12,7 @@ from gemel.adapters.file_blobs import FileBlobs
 from gemel.exchange.chain_watch import AnyOf
 from gemel.host.chain_party import follow_chain, open_chain_party
 from gemel.host.party import read_policy, serve_transfers
-from gemel.host.service import Host, run
+from gemel.host.service import Host, run_configured
 from gemel.host.workers import Workers
 from gemel.learning.task import load_task
 from gemel.wire.eip712 import task_id
@@ -69,4 +65,4 @@ async def main(host: Host[CoordinatorSettings]) -> None:
 
 
 if __name__ == "__main__":
-    run("coordinator", main, partial(CoordinatorSettings.load, Path(sys.argv[1])))
+    run_configured("coordinator", main, CoordinatorSettings)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import structlog
-from gemel.learning.measuring import Report, examine
 
 from coordinator import machine
 from coordinator.machine import Event, Round
 from coordinator.office import Office
 from gemel.errors import ChainReverted, Refused
 from gemel.exchange.chain_watch import RoundEnded
+from gemel.learning.measuring import Report, examine
 from gemel.ports import RoundState
 from gemel.sealing.candidate import candidate_model
 from gemel.wire import boxes, envelope
@@ -111,6 +111,8 @@ async def await_deployed(office: Office, round_: Round) -> Event:
 
 async def anchor_abort(office: Office, round_: Round) -> None:
     """Put the end of the round on chain."""
+    if (await office.on_chain(round_)).state >= RoundState.APPROVED:
+        return  # it is there already, or the contract decided before we gave up
     try:
         await office.chain.abort(office.name, round_.number, reason=round_.reason[:200])
     except ChainReverted as error:

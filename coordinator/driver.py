@@ -22,7 +22,7 @@ from coordinator.machine import (
     pending,
     step,
 )
-from gemel.errors import ChainReverted, ChainUnavailable, IllegalEvent, PeerError
+from gemel.errors import ChainReverted, IllegalEvent, PeerError, Unavailable
 from gemel.exchange.chain_watch import RoundEnded
 from gemel.ports import Clock, Records
 
@@ -56,21 +56,29 @@ class Driver:
         self._final = asyncio.Event()
         self.round: Round | None = None
 
-    async def stored(self) -> Round | None:
-        """The round that a crash interrupted, or the last one that became final."""
-        data = await self._records.get(_KIND, _CURRENT)
-        return None if data is None else msgspec.json.decode(data, type=Round)
+    async def restore(self) -> None:
+        """Take up the stored round: one that a crash interrupted, or the last one. From now on it takes events.
 
-    async def run(self, round_: Round, on_begun: Callable[[], Awaitable[None]] | None = None) -> Round:
-        """Drive `round_` (new, or taken up again) until it is final; returns it then.
+        Call it before anything is heard: what the bus held for us while we were away belongs to this round.
+        """
+        data = await self._records.get(_KIND, _CURRENT)
+        self.round = None if data is None else msgspec.json.decode(data, type=Round)
+
+    async def run(
+        self, begun: Round | None = None, on_begun: Callable[[], Awaitable[None]] | None = None
+    ) -> Round:
+        """Drive a round that has `begun` (default: the restored one) until it is final; returns it then.
 
         `on_begun` is called when the round is stored and takes events.
         """
         self._final.clear()
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            await self._store(round_)
-            self._start(pending(round_))
+            async with self._lock:
+                round_ = begun or self.round
+                assert round_ is not None
+                await self._store(round_)
+                self._start(pending(round_))
             ticking = tasks.create_task(self._tick(), name="tick")
             if on_begun is not None:
                 await on_begun()
@@ -135,8 +143,8 @@ class Driver:
             assert self.round is not None
             try:
                 return await self._performers()[type(effect)](self.round)
-            except ChainUnavailable as error:
-                log.warning("chain away", effect=type(effect).__name__, why=str(error), retry_s=RETRY_S)
+            except Unavailable as error:
+                log.warning("once more", effect=type(effect).__name__, why=str(error), retry_s=RETRY_S)
                 await self._clock.sleep(RETRY_S)
             except (PeerError, ChainReverted, RoundEnded) as error:
                 log.warning("effect failed", effect=type(effect).__name__, why=str(error))

@@ -379,6 +379,9 @@ _PENDING: dict[State, tuple[Effect, ...]] = {
     State.APPROVED: (OfferModel(),),
     State.DEPLOYING: (AwaitDeployed(),),
     State.ABORTED: (AnchorAbort(), CleanUp()),
+    State.REJECTED: (CleanUp(),),
+    State.DEPLOYED: (CleanUp(),),
+    State.ROLLED_BACK: (CleanUp(),),
 }
 
 

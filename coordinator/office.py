@@ -13,7 +13,7 @@ from coordinator.driver import as_json
 from coordinator.machine import Round
 from coordinator.settings import RoundSection
 from coordinator.votes import Votes
-from gemel.errors import PeerError
+from gemel.errors import BusUnavailable, PeerError
 from gemel.exchange.admission import Terms
 from gemel.exchange.chain_watch import ChainWatch, Parties
 from gemel.exchange.mailbox import Mailbox
@@ -97,4 +97,7 @@ class Office:
             log.warning("update refused", device=device, round=number, why=str(error))
         self.count_update(receipt.outcome, receipt.reason)
         topic = self.post.topics.receipt(device)
-        await self.post.say(topic, Kind.RECEIPT, encode(receipt), round_=number, expiry_s=RECEIPT_EXPIRY_S)
+        try:
+            await self.post.say(topic, Kind.RECEIPT, encode(receipt), round_=number, expiry_s=RECEIPT_EXPIRY_S)
+        except BusUnavailable as unsaid:  # a courtesy: nothing waits for it
+            log.warning("receipt not sent", device=device, round=number, why=str(unsaid))

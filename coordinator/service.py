@@ -8,8 +8,10 @@ from functools import partial
 import structlog
 
 from coordinator import collecting, deciding, inviting, machine
-from coordinator.driver import Driver, Performer
+from coordinator.driver import RETRY_S, Driver, Performer
 from coordinator.office import Office
+from gemel.errors import Unavailable
+from gemel.ports import RoundState
 from gemel.wire.envelope import Kind
 
 log = structlog.get_logger(__name__)
@@ -43,7 +45,8 @@ class Service:
     driver: Driver
 
     async def listen(self) -> None:
-        """Subscribe; call once."""
+        """Subscribe; call once. A stored round is taken up first, for its messages may have waited for us."""
+        await self.driver.restore()
         post, mailbox = self.office.post, self.office.mailbox
         custodian = {post.trust.custodian.address}
         on_commitment = partial(inviting.on_commitment, self.office, self.driver)
@@ -56,22 +59,37 @@ class Service:
 
     async def run(self) -> None:
         """Rounds without end, or as many as planned; goes on with a round that a crash interrupted."""
-        office = self.office
-        stored = await self.driver.stored()
+        await self._resume()
+        while True:
+            try:
+                if not await self._next():
+                    return
+            except Unavailable as error:
+                log.warning("once more", why=str(error), retry_s=RETRY_S)
+                await self.office.post.clock.sleep(RETRY_S)
+
+    async def _resume(self) -> None:
+        office, stored = self.office, self.driver.round
         if stored is None:
             await self.driver.run(await inviting.genesis(office))
-        elif stored.state not in machine.FINAL:
-            log.info("going on with a stored round", number=stored.number, state=stored.state.value)
-            await self.driver.run(stored)
-        while True:
-            record = await office.chain.task(office.name)
-            if office.plan.rounds is not None and record.last_round >= office.plan.rounds:
-                log.info("all planned rounds are done", rounds=record.last_round)
-                return
-            await office.post.clock.sleep(office.plan.pause_s)
-            last = await office.chain.round(office.name, record.last_round)
-            if machine.State(last.state.name.lower()) not in machine.FINAL:
-                await office.chain.abort(office.name, record.last_round, reason="the coordinator lost its state")
-            round_ = await inviting.begin(office, record.last_round + 1, record.model)
-            if round_ is not None:
-                await self.driver.run(round_, partial(inviting.invite, office, round_))
+            return
+        log.info("going on with a stored round", number=stored.number, state=stored.state.value)
+        again = partial(inviting.invite, office, stored) if stored.state == machine.State.OPEN else None
+        await self.driver.run(on_begun=again)
+
+    async def _next(self) -> bool:
+        """One more round; False when all that were planned are done."""
+        office = self.office
+        number = (await office.chain.task(office.name)).last_round
+        if (await office.chain.round(office.name, number)).state < RoundState.APPROVED:
+            await office.chain.abort(office.name, number, reason="the coordinator lost its state")
+        await office.watch.reached(number, RoundState.REJECTED, even_if_ended=True)  # final, whichever way
+        if office.plan.rounds is not None and number >= office.plan.rounds:
+            log.info("all planned rounds are done", rounds=number)
+            return False
+        await office.post.clock.sleep(office.plan.pause_s)
+        model_in_use = (await office.chain.task(office.name)).model
+        round_ = await inviting.begin(office, number + 1, model_in_use)
+        if round_ is not None:
+            await self.driver.run(round_, partial(inviting.invite, office, round_))
+        return True

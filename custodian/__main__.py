@@ -1,16 +1,12 @@
-"""python -m custodian CONFIG.toml: holds the sealing key of one task's rounds. All wiring is here."""
+"""python -m custodian --config FILE: holds the sealing key of one task's rounds. All wiring is here."""
 
 from __future__ import annotations
-
-import sys
-from functools import partial
-from pathlib import Path
 
 from custodian.service import Custodian
 from gemel.exchange.chain_watch import AnyOf
 from gemel.host.chain_party import ChainPartySettings, follow_chain, open_chain_party
 from gemel.host.party import read_policy, serve_transfers
-from gemel.host.service import Host, run
+from gemel.host.service import Host, run_configured
 from gemel.host.workers import Workers
 from gemel.learning.task import load_task
 
@@ -49,4 +45,4 @@ async def main(host: Host[CustodianSettings]) -> None:
 
 
 if __name__ == "__main__":
-    run("custodian", main, partial(CustodianSettings.load, Path(sys.argv[1])))
+    run_configured("custodian", main, CustodianSettings)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from gemel.host.workers import Workers
 
-from gemel.errors import PeerError, Refused
+from gemel.errors import ChainReverted, PeerError, Refused, Unavailable
 from gemel.exchange import admission
-from gemel.exchange.chain_watch import ChainWatch, Parties, RoundEnded
+from gemel.exchange.chain_watch import RETRY_S, ChainWatch, Parties, RoundEnded
 from gemel.exchange.mailbox import Mailbox
 from gemel.exchange.post import Post
 from gemel.exchange.transfers import Transfers
+from gemel.host.workers import Workers
 from gemel.ports import Chain, Records, RoundRecord, RoundState
 from gemel.sealing.opener import RoundKey, create_key, open_sum, public_context_of
 from gemel.wire import boxes
@@ -55,15 +55,20 @@ class Custodian:
     async def run(self) -> None:
         """Serve every round from the first that is not decided yet, for ever."""
         number = max(1, (await self.chain.task(self.post.trust.task)).last_round)
+        await asyncio.to_thread(self._erase_keys_before, number)
         while True:
             await self.watch.reached(number, RoundState.OPEN, even_if_ended=True)
             try:
-                await self._serve(number)
+                await self.watch.before_verdict(number, self._serve(number))
             except RoundEnded as ended:
                 log.info("round ended without an opening", number=number, state=ended.state.name.lower())
-            except PeerError as error:
+            except (PeerError, ChainReverted) as error:
                 log.warning("sum not opened", number=number, why=str(error))
-                await self._over(number)
+                await self.watch.reached(number, RoundState.OPENED, even_if_ended=True)
+            except Unavailable as error:
+                log.warning("once more", number=number, why=str(error), retry_s=RETRY_S)
+                await self.post.clock.sleep(RETRY_S)
+                continue
             await self._destroy(number)
             number += 1
 
@@ -149,19 +154,22 @@ class Custodian:
         await asyncio.to_thread(_erase, self._key_path(number))
         await self.mailbox.clear_through(number)
 
-    async def _over(self, number: int) -> None:
-        try:
-            await self.watch.reached(number, RoundState.OPENED)
-        except RoundEnded:
-            return
+    def _erase_keys_before(self, number: int) -> None:
+        """Keys of rounds that ended while this process was away."""
+        for path in sorted(self.keys_dir.glob("round-*.key")):
+            if path < self._key_path(number):
+                _erase(path)
 
 
 def _write_secret(path: Path, secret: bytes) -> None:
+    """Whole or not at all: half a key, left by a crash, would be no key and yet be taken for one."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    scratch = path.with_suffix(".new")
+    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(secret)
         file.flush()
         os.fsync(file.fileno())
+    scratch.rename(path)
 
 
 def _erase(path: Path) -> None:

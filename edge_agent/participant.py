@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import structlog
-from gemel.host.workers import Workers
 
 from edge_agent.examples import Examples
 from edge_agent.model_in_use import ModelInUse
@@ -21,6 +20,7 @@ from gemel.exchange import admission
 from gemel.exchange.mailbox import Mailbox
 from gemel.exchange.post import Post
 from gemel.exchange.transfers import Transfers, describe
+from gemel.host.workers import Workers
 from gemel.ports import Records
 from gemel.wire import boxes, envelope
 from gemel.wire.chunks import Transfer

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from gemel.learning.task import Windows, load_task
-from gemel.sealing.work import seal_update
 from gemel.wire import tensors
 from gemel.wire.messages import Policy
 from gemel.wire.tensors import Vector
@@ -41,6 +40,8 @@ class SealedUpdate:
 
 def train_and_seal(job: Job) -> SealedUpdate:
     """Train from the base on the agent's own windows, and seal the difference."""
+    from gemel.sealing.work import seal_update  # noqa: PLC0415  TenSEAL belongs into the worker, not into the agent
+
     task = load_task(job.task_path)
     base = tensors.from_bytes(job.base, task.manifest)
     trained = task.train(base, job.windows, job.policy.training, job.seed, job.round)

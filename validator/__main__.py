@@ -1,16 +1,14 @@
-"""python -m validator CONFIG.toml: recomputes, measures, votes. All wiring is here."""
+"""python -m validator --config FILE: recomputes, measures, votes. All wiring is here."""
 
 from __future__ import annotations
 
-import sys
-from functools import partial
 from pathlib import Path
 
 from gemel.adapters.file_blobs import FileBlobs
 from gemel.exchange.model_pull import ModelPull
 from gemel.host.chain_party import ChainPartySettings, follow_chain, open_chain_party
 from gemel.host.party import read_policy
-from gemel.host.service import Host, run
+from gemel.host.service import Host, run_configured
 from gemel.host.workers import Workers
 from gemel.learning.task import load_task
 from validator.service import Validator
@@ -53,4 +51,4 @@ async def main(host: Host[ValidatorSettings]) -> None:
 
 
 if __name__ == "__main__":
-    run("validator", main, partial(ValidatorSettings.load, Path(sys.argv[1])))
+    run_configured("validator", main, ValidatorSettings)

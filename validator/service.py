@@ -8,10 +8,10 @@ from pathlib import Path
 
 import structlog
 
-from gemel.errors import ChainReverted, PeerError, Refused
+from gemel.errors import ChainReverted, PeerError, Refused, Unavailable
 from gemel.exchange import admission
 from gemel.exchange.admission import Terms
-from gemel.exchange.chain_watch import ChainWatch, Parties, RoundEnded
+from gemel.exchange.chain_watch import RETRY_S, ChainWatch, Parties, RoundEnded
 from gemel.exchange.mailbox import Mailbox
 from gemel.exchange.model_pull import ModelPull
 from gemel.exchange.post import Post
@@ -79,22 +79,20 @@ class Validator:
             first = RoundState.MEASURED if number == 0 else RoundState.OPEN
             await self.watch.reached(number, first, even_if_ended=True)
             try:
-                await (self._genesis() if number == 0 else self._serve(number))
-                await self.watch.reached(number, RoundState.APPROVED)
+                work = self._genesis() if number == 0 else self._serve(number)
+                await self.watch.before_verdict(number, work)
             except RoundEnded as ended:
                 log.info("round ended", number=number, state=ended.state.name.lower())
             except (PeerError, ChainReverted) as error:
                 log.warning("no vote", number=number, why=str(error))
-                await self._over(number)
+            except Unavailable as error:
+                log.warning("once more", number=number, why=str(error), retry_s=RETRY_S)
+                await self.post.clock.sleep(RETRY_S)
+                continue
+            await self.watch.reached(number, RoundState.APPROVED, even_if_ended=True)
             await RoundFolder(self.state_dir, number).drop_spool()
             await self.mailbox.clear_through(number)
             number += 1
-
-    async def _over(self, number: int) -> None:
-        try:
-            await self.watch.reached(number, RoundState.APPROVED)
-        except RoundEnded:
-            return
 
     # --- M0 -------------------------------------------------------------------------------------------
 
@@ -144,7 +142,12 @@ class Validator:
             self._name, number, record.updates_root, record.sum_digest, owners, record.weight
         )
         signature = attest(attestation, self.post.trust.domain, self.post.identity).hex()
-        await self.chain.attest_sum(self._name, number, validator=self.post.identity.address, signature=signature)
+        own = self.post.identity.address
+        try:
+            await self.chain.attest_sum(self._name, number, validator=own, signature=signature)
+        except ChainReverted as error:  # recorded before a crash, or the others were faster: the vote is still ours
+            log.info("confirmation not recorded", number=number, why=str(error))
+            return
         log.info("sum confirmed", number=number, updates=len(frames), sum=record.sum_digest[:12])
 
     def _check_lists(self, record: RoundRecord, roster: Roster, aggregate: Aggregate) -> int:

@@ -14,6 +14,7 @@ from gemel.learning.tasks.hydraulic import task
 
 ROUNDS = {"pause_s": 1, "context_s": 60, "commit_s": 90, "reveal_s": 60, "decide_s": 120, "keep_frames": True}
 LISTENER_PATIENCE_S = 60.0
+MARGIN = 4  # a worn rig leaves the usual range by up to three times its width
 
 
 def configure(plan: DemoPlan, layout: Layout, broker_url: str, place: ChainPlace) -> dict[str, Path]:
@@ -75,8 +76,8 @@ def _sensors(rig: str) -> dict[str, Any]:
     properties = {
         column.name: {
             "unit": column.unit,
-            "minimum": column.low - (column.high - column.low),
-            "maximum": column.high + (column.high - column.low),
+            "minimum": column.low - MARGIN * (column.high - column.low),
+            "maximum": column.high + MARGIN * (column.high - column.low),
         }
         for column in task.inputs
     }

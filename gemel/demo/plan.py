@@ -7,7 +7,8 @@ from pathlib import Path
 
 from gemel.console.founding import AgentPlan, FleetPlan, GatePlan
 from gemel.errors import ConfigError
-from gemel.wire.messages import Policy, SealingPolicy, TrainingPlan
+from gemel.learning.tasks.hydraulic import PLAN
+from gemel.wire.messages import Policy, SealingPolicy
 
 FLEET, TASK, SITE, CHAIN_ID = "hydraulics", "hydraulic-condition", "works", 31337
 TASK_PATH = "gemel.learning.tasks.hydraulic:task"
@@ -18,8 +19,8 @@ LIVE_CYCLES = 30  # of each gateway come live, the earlier ones from the histori
 MINIMUM_AGENTS = 3  # of two, each could subtract its own update from the sum
 
 POLICY = Policy(
-    sealing=SealingPolicy(scheme="bfv-packed", bits=8, clip=0.1, contributors=8, weight_cap=600),
-    training=TrainingPlan(epochs=3, batch_size=16, learning_rate=2e-3),
+    sealing=SealingPolicy(scheme="bfv-packed", bits=8, clip=0.25, contributors=8, weight_cap=600),
+    training=PLAN,
     minimum_owners=MINIMUM_AGENTS,
     max_frame_bytes=4 << 20,
 )

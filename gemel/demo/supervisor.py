@@ -103,18 +103,20 @@ class Plant:
                 tasks.create_task(self._children.run_to_end(f"{name}-import", "edge_agent", arguments))
 
     async def _start_services(self, files: Mapping[str, Path]) -> None:
-        start = self._children.start
-        await start("twin-registry", "twin_registry", ["--config", str(files["twin-registry"])])
-        await start("custodian", "custodian", [str(files["custodian"])])
+        async def start(name: str, module: str, *command: str, environment: Mapping[str, str] | None = None) -> None:
+            arguments = [*command, "--config", str(files[name])]
+            await self._children.start(name, module, arguments, environment=environment)
+
+        await start("twin-registry", "twin_registry")
+        await start("custodian", "custodian")
         for number in range(1, VALIDATORS + 1):
-            await start(f"validator-{number}", "validator", [str(files[f"validator-{number}"])])
-        await start("listener", "chain_listener", [str(files["listener"])])
-        await start("coordinator", "coordinator", [str(files["coordinator"])])
-        poisoned = self._plan.poisoned_round
+            await start(f"validator-{number}", "validator")
+        await start("listener", "chain_listener")
+        await start("coordinator", "coordinator")
         for name in self._plan.agent_names:
-            poisons = poisoned is not None and name == self._plan.agent_names[-1]
-            environment = {ROUND_VARIABLE: str(poisoned)} if poisons else None
-            await start(name, "edge_agent", ["run", "--config", str(files[name])], environment=environment)
+            poisons = self._plan.poisoned_round is not None and name == self._plan.agent_names[-1]
+            environment = {ROUND_VARIABLE: str(self._plan.poisoned_round)} if poisons else None
+            await start(name, "edge_agent", "run", environment=environment)
         self._progress.say(f"{4 + VALIDATORS + self._plan.agents} services started; logs in {self._layout.logs}")
 
     # --- watching -------------------------------------------------------------------------------------

@@ -9,12 +9,14 @@ exit 2  a ConfigError: one line on stderr
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, NoReturn, TypeVar
 
 import structlog
@@ -83,6 +85,14 @@ def run(name: str, main: Callable[[Host[S]], Awaitable[None]], load: Callable[[]
     `main` may start tasks in `host.task_group`: their crash is the service's, and they end when `main` returns.
     """
     sys.exit(_run(name, main, load))
+
+
+def run_configured(name: str, main: Callable[[Host[S]], Awaitable[None]], settings: type[S]) -> NoReturn:
+    """`run` for a service that is started as `python -m SERVICE --config FILE`."""
+    parser = argparse.ArgumentParser(prog=name)
+    parser.add_argument("--config", type=Path, required=True, help="the service's TOML file")
+    file = parser.parse_args().config
+    run(name, main, lambda: settings.load(file))
 
 
 def _run(name: str, main: Callable[[Host[S]], Awaitable[None]], load: Callable[[], S]) -> int:

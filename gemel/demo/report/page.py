@@ -460,11 +460,11 @@ def _model(each: schema.Round) -> Html:
             "details",
             tag("summary", "Digests, votes and transactions in full"),
             _table(
-                ["", "SHA-256"],
+                ["", "digest or hash"],
                 [[label, tag("code", digest) if digest else "—"] for label, digest in digests.items()],
                 text={1},
             ),
-            _table(["validator", "candidate", "in use", "approves"], votes) if votes else "",
+            _table(["validator", "candidate", "in use", "approves"], votes, text={0}) if votes else "",
             _table(["transaction", "hash", "block", "gas"], rows, text={1}) if rows else "",
         ),
         class_=None if kept else "side",
