@@ -227,8 +227,9 @@ class Fleet:
         await self.coordinator.finalise(self.plan.task, number)
 
     async def _deploy(self, number: int, model: Digest) -> None:
-        """Agents run it: gateway-1 keeps it where its audit finds it."""
+        """Agents run it, validators know it; one of each keeps it."""
         await self.chains["listener"].record_deployed(self.plan.task, number, agents=4)
         folder = self.directory / "agents" / "gateway-1" / "models"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{model}.safetensors").write_bytes(await self.blobs.get(model))
+        await FileBlobs(self.directory / "validator-1" / "blobs").put(await self.blobs.get(model))

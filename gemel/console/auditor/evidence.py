@@ -67,9 +67,9 @@ class Evidence:
         return read(path) if path.exists() else None
 
     def named_by_digest(self) -> Iterator[tuple[Digest, Path]]:
-        """Every file of coordinator and agents whose name is a digest."""
-        for folder in ("coordinator/blobs", "agents"):
-            for path in sorted((self.directory / folder).rglob("*")):
+        """Every model that anybody keeps: files named by their digest."""
+        for pattern in ("*/blobs/??/*", "agents/**/*"):
+            for path in sorted(self.directory.glob(pattern)):
                 if _DIGEST.fullmatch(path.stem) and path.is_file():
                     yield path.stem, path
 
