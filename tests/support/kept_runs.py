@@ -109,10 +109,8 @@ def _keep_round(coordinator: Path, each: MadeRound) -> None:
     for device in entries:
         (folder / "frames" / device).write_bytes(b"\1" * 205_281)
     if each.number > 0:
-        score = {"loss": 0.9, "accuracy": each.accuracy, "per_head": {"cooler": each.accuracy}}
-        measurement = {"candidate": score, "in_use": score, "explanation_drift": each.drift, "windows": 9}
+        measurement = {"explanation_drift": each.drift, "windows": 9}
         (folder / "measurement.json").write_bytes(msgspec.json.encode(measurement))
-        (folder / "explanation.json").write_bytes(b"{}")
 
 
 def _record_round(chain: MadeChain, task: Digest, each: MadeRound) -> None:

@@ -13,12 +13,15 @@ import msgspec
 import numpy as np
 import pytest
 
+from coordinator import driver, machine
 from gemel.demo.report import baselines, build, evidence, schema
 from gemel.demo.report.evidence import AgentRound, Evidence
+from gemel.learning.measuring import examine, save_windows
 from gemel.learning.task import Windows
 from gemel.learning.tasks.hydraulic import HEADS, INPUTS, WINDOW_S, task
-from gemel.wire.messages import TrainingPlan
-from gemel.wire.tensors import flatten, to_bytes, unflatten
+from gemel.wire.chunks import Transfer
+from gemel.wire.messages import Entry, TrainingPlan
+from gemel.wire.tensors import Model, flatten, from_bytes, to_bytes, unflatten
 from gemel.wire.types import sha256
 from tests.support.kept_runs import BELOW_THRESHOLD, TASK, MadeRound, keep_run
 
@@ -38,16 +41,13 @@ def windows_of(count: int, seed: int) -> Windows:
 GATEWAYS = {name: windows_of(12, seed) for seed, name in enumerate(AGENTS)}
 
 
+def model_of(data: bytes) -> Model:
+    return from_bytes(data, task.manifest)
+
+
 def moved(model: bytes, by: float) -> bytes:
     """A model whose weights are all off by so much."""
-    tensors = evidence_model(model)
-    return to_bytes(unflatten(flatten(tensors) + np.float32(by), task.manifest))
-
-
-def evidence_model(model: bytes) -> Any:
-    from gemel.wire.tensors import from_bytes
-
-    return from_bytes(model, task.manifest)
+    return to_bytes(unflatten(flatten(model_of(model)) + np.float32(by), task.manifest))
 
 
 M0 = to_bytes(task.initial_model(1))
@@ -107,7 +107,7 @@ def test_whole_run_is_told_in_figures_of_the_documented_form(kept: Path, compute
     assert [each.outcome for each in report.rounds] == ["deployed", "deployed", "refused", "deployed"]
     first, refused, last = report.rounds[1:]
     assert last.candidate == report.verdict.federated
-    truth = task.evaluate(evidence_model(M3), found.report_windows)
+    truth = task.evaluate(model_of(M3), found.report_windows)
     assert last.candidate is not None
     assert last.candidate.accuracy_share == pytest.approx(truth.accuracy)
     assert last.in_use == first.candidate
@@ -122,6 +122,7 @@ def test_whole_run_is_told_in_figures_of_the_documented_form(kept: Path, compute
     assert report.gate.threshold_share == pytest.approx(0.3)
     assert "gateway-3 scrambled its labels" in page
     assert "2 rounds deployed, 1 refused" in page
+    assert "below threshold: median accuracy 21.0\u00a0%, in use 60.0\u00a0%, at least 30.0\u00a0% needed" in page
 
 
 def test_lineage_names_digest_parent_root_transaction_block_and_gas(
@@ -145,7 +146,7 @@ def test_bytes_are_held_against_plain_float32(kept: Path, computed: baselines.Ba
     report, _ = built(evidence_of(kept, computed))
     sizes = report.rounds[1].sizes
     assert sizes is not None
-    assert sizes.plain_update_bytes == len(flatten(evidence_model(M0)).tobytes())
+    assert sizes.plain_update_bytes == len(flatten(model_of(M0)).tobytes())
     assert (sizes.sealed_update_bytes, sizes.wrapped_update_bytes) == (205_281, 210_000)
     assert (sizes.context_bytes, sizes.sum_bytes, sizes.updates) == (600_000, 205_000, 3)
 
@@ -167,7 +168,7 @@ def test_calibration_is_the_final_models_own(kept: Path, computed: baselines.Bas
     found = evidence_of(kept, computed)
     calibration = built(found)[0].calibration
     assert calibration is not None
-    truth = task.evaluate(evidence_model(M3), found.report_windows)
+    truth = task.evaluate(model_of(M3), found.report_windows)
     assert calibration.accuracy_share == pytest.approx(truth.accuracy)
     assert sum(each.predictions for each in calibration.bins) == len(found.report_windows) * len(HEADS)
     assert calibration.mean_confidence_share > 1 / 4
@@ -310,6 +311,38 @@ def test_status_fields_of_a_wrong_type_are_left_out() -> None:
         "a": {1: {"samples": "many", "loss": 0.5, "change": None, "extra": 1, "participation": ["x"]}}
     }
     assert evidence.read_agent_rounds(statuses) == {"a": {1: AgentRound(loss=0.5)}}
+
+
+def test_what_the_coordinator_writes_is_what_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "coordinator/rounds/000004"
+    folder.mkdir(parents=True)
+    device = AGENTS["gateway-1"]
+    transfer = Transfer(sha256(b"frame"), 210_000)
+    written = machine.Round(
+        number=4,
+        state=machine.State.ABORTED,
+        base=sha256(M0),
+        policy=sha256(b"policy"),
+        context=Transfer(sha256(b"context"), 600_000),
+        entries={device: Entry(device, sha256(b"body"), 12, transfer)},
+        taken=frozenset({device}),
+        reason="too few owners revealed",
+        entered_ms={machine.State.OPEN: 1000, machine.State.ABORTED: 3500},
+    )
+    (folder / "round.json").write_bytes(driver.as_json(written))
+    save_windows(tmp_path / "reference.npz", windows_of(2, 5))
+    examined = examine(TASK_PATH, M1, M0, str(tmp_path / "reference.npz"), 1)
+    (folder / "measurement.json").write_bytes(examined.measurement)
+
+    (found,) = evidence.load(tmp_path, tmp_path / "absent.json", task=TASK).rounds
+    assert found.record is not None
+    assert (found.record.state, found.record.reason) == ("aborted", "too few owners revealed")
+    assert found.record.entries == written.entries
+    assert found.record.taken == (device,)
+    assert found.record.entered_ms == {"open": 1000, "aborted": 3500}
+    assert found.measurement is not None
+    written_drift = msgspec.json.decode(examined.measurement)["explanation_drift"]
+    assert found.measurement.explanation_drift == pytest.approx(written_drift)
 
 
 def test_another_tasks_rounds_are_not_told(tmp_path: Path, computed: baselines.Baselines) -> None:

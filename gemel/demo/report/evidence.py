@@ -29,11 +29,11 @@ _EVENTS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "ListClosed": ("listed", {"roster_root": "root"}),
     "SumProposed": ("aggregated", {"updates_root": "updatesRoot", "sum_digest": "sumDigest"}),
     "SumConfirmed": ("confirmed", {}),
-    "SumOpened": ("opened", {"opened": "opened"}),
+    "SumOpened": ("opened", {}),
     "CandidateProposed": ("measured", {"model": "model", "parent": "parent", "explanation": "explanation"}),
     "RoundApproved": ("approved", {"deployment": "deployment"}),
     "RoundRejected": ("rejected", {}),
-    "RoundDeployed": ("deployed", {"agents": "agents"}),
+    "RoundDeployed": ("deployed", {}),
     "RoundAborted": ("aborted", {"reason": "reason"}),
 }
 VERDICTS = ("approved", "no quorum", "below threshold", "regression")  # QualityGate.sol, in the order of its enum
@@ -62,19 +62,12 @@ class RoundRecord(msgspec.Struct, frozen=True):
     entered_ms: dict[str, int] = {}
 
 
-class CoordinatorScore(msgspec.Struct, frozen=True):
-    """One model in measurement.json."""
-
-    loss: float
-    accuracy: float
-    per_head: dict[str, float] = {}
-
-
 class Measurement(msgspec.Struct, frozen=True):
-    """measurement.json (gemel/learning/measuring.py, `examine`): on the coordinator's own reference set."""
+    """What the report reads of measurement.json (gemel/learning/measuring.py, `examine`).
 
-    candidate: CoordinatorScore
-    in_use: CoordinatorScore
+    The coordinator's scores are not among it: the report measures every model itself, on its own cycles.
+    """
+
     explanation_drift: float | None = None  # 0 the same, 1 nothing in common
 
 
@@ -119,12 +112,10 @@ class ChainRound:
     roster_root: Digest | None = None
     updates_root: Digest | None = None
     sum_digest: Digest | None = None
-    opened: Digest | None = None
     explanation: Digest | None = None
     accuracy: float | None = None  # medians of the votes, as the contract computed them
     baseline: float | None = None
     deployment: int | None = None
-    agents: int | None = None  # that were running it when the deployment was recorded
     reason: str = ""
     deciding: Digest | None = None  # the transaction that holds the verdict
     votes: tuple[ChainVote, ...] = ()
@@ -149,7 +140,6 @@ class RoundEvidence:
     record: RoundRecord | None
     chain: ChainRound | None
     measurement: Measurement | None
-    explained: bool  # whether explanation.json is there
     sealed_bytes: Mapping[Address, int]
 
 
@@ -263,8 +253,7 @@ def _read_round(number: int, folder: Path | None, chain: ChainRound | None, miss
     if number > 0 and measurement is None:  # M0 is attested by the validators alone
         missing.append(f"round {number}: the coordinator's measurement.json")
     frames = {path.name: path.stat().st_size for path in (folder / "frames").glob("0x*")} if folder else {}
-    explained = folder is not None and (folder / "explanation.json").is_file()
-    return RoundEvidence(number, record, chain, measurement, explained, frames)
+    return RoundEvidence(number, record, chain, measurement, frames)
 
 
 # --- the chain ----------------------------------------------------------------------------------

@@ -558,12 +558,13 @@ def _refusal(each: schema.Round, gate: schema.Gate | None) -> str:
     reason = each.reason or "no reason recorded"
     if gate is None:
         return reason
-    median, before = _percent(each.contract_accuracy_share), _percent(each.contract_baseline_share)
+    medians = (
+        f"median accuracy {_percent(each.contract_accuracy_share)}, in use {_percent(each.contract_baseline_share)}"
+    )
     compared = {
-        "no quorum": f"{sum(vote.approved for vote in each.votes)} approvals, {gate.quorum} needed",
-        "below threshold": f"median accuracy {median}, {_percent(gate.threshold_share)} needed",
-        "regression": f"median accuracy {median} against {before} in use, at most "
-        f"{_points(gate.max_regression_share)} less allowed",
+        "no quorum": f"{sum(vote.approved for vote in each.votes)} approvals, {gate.quorum} needed; {medians}",
+        "below threshold": f"{medians}, at least {_percent(gate.threshold_share)} needed",
+        "regression": f"{medians}, at most {_points(gate.max_regression_share)} less allowed",
     }
     return f"{reason}: {compared[reason]}" if reason in compared else reason
 
