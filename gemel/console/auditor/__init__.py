@@ -1,15 +1,17 @@
 """The auditor: recomputes, from what a fleet has kept and from the chain's signed transactions, all that was decided.
 
-evidence.py    what lies in the audited directory; the only file here that reads a disk
-book.py        findings, what was not kept, and how many things held
-gate.py        the contract's verdict, computed once more
-ledger.py      both contracts replayed from the signed calls
-chain.py       the kept chain: bytes against hashes, calls against events
-fleet.py       pinned files against the chain
-case.py        one round: what is kept of it, what the chain says of it
-messages.py    its invitation, roster, aggregate and opening
-ciphertexts.py its frames and their sum
-rounds.py      all of it, with the opened sum and the candidate
-lineage.py     approved models from the one in use back to M0
-verify.py      all of it
+    evidence.py    what lies in the audited directory; the only file here that reads a disk
+    book.py        findings, what was not kept, and how many things held
+    gate.py        the contract's verdict, computed once more
+    ledger.py      both contracts replayed from the signed calls
+    chain.py       the kept chain: bytes against hashes, calls against events
+    fleet.py       pinned files against the chain
+    case.py        one round: what is kept of it, what the chain says of it
+    messages.py    its invitation, roster, aggregate and opening
+    ciphertexts.py its frames and their sum
+    rounds.py      all of it, with the opened sum and the candidate
+    lineage.py     approved models from the one in use back to M0
+    verify.py      all of it
+
+Nothing here talks to a chain, a broker or a service.
 """

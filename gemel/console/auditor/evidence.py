@@ -1,10 +1,12 @@
-"""What lies in the audited directory. Frames and models are read one at a time: there may be many, and large ones.
+"""What lies in the audited directory, and reading it.
 
-trust.json, policy.json, chain.json        written at founding (gemel.console.founding)
-chain-export.json                          gemel.adapters.chain_export
-coordinator/rounds/<number>/...            gemel.exchange.round_folder
-coordinator/blobs/<ab>/<digest>            models (gemel.adapters.file_blobs)
-agents/<name>/.../<digest>                 models in use, where they are kept; with or without .safetensors
+    trust.json, policy.json, chain.json        written at founding (gemel.console.founding)
+    chain-export.json                          gemel.adapters.chain_export
+    coordinator/rounds/<number>/...            gemel.exchange.round_folder
+    <service>/blobs/<ab>/<digest>              models (gemel.adapters.file_blobs); the coordinator has them all
+    agents/<name>/.../<digest>                 models in use, where they are kept; with or without .safetensors
+
+Frames and models are read one at a time: there may be many, and large ones.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ class Ledger:
         return [("TaskCreated", {"task": identifier, **a})]
 
     def _propose_genesis(self, call: Call, a: Mapping[str, Any]) -> list[Event]:
-        self._require_sender(call, Role.COORDINATOR)
+        self._require_role(call.sender, Role.COORDINATOR)
         task = self._task(a)
         require(0 not in task.rounds, "proposes M0 a second time")
         require(NO_DIGEST not in (a["model"], a["policy"]), "a digest is missing")
@@ -175,7 +175,7 @@ class Ledger:
         return [("RoundOpened", opened), ("CandidateProposed", proposed | {"explanation": NO_DIGEST, "accuracy": 0})]
 
     def _open_round(self, call: Call, a: Mapping[str, Any]) -> list[Event]:
-        self._require_sender(call, Role.COORDINATOR)
+        self._require_role(call.sender, Role.COORDINATOR)
         task = self._task(a)
         last = task.record.last_round
         require(a["round_"] == last + 1, f"opens round {a['round_']} after round {last}")
@@ -188,14 +188,14 @@ class Ledger:
         return [("RoundOpened", _values(a, "base", "policy"))]
 
     def _close_list(self, call: Call, a: Mapping[str, Any]) -> list[Event]:
-        self._require_sender(call, Role.COORDINATOR)
+        self._require_role(call.sender, Role.COORDINATOR)
         line = self._line(a, RoundState.OPEN)
         require(a["root"] != NO_DIGEST, "a digest is missing")
         line.record = replace(line.record, state=RoundState.LISTED, roster_root=a["root"])
         return [("ListClosed", _values(a, "root"))]
 
     def _propose_sum(self, call: Call, a: Mapping[str, Any]) -> list[Event]:
-        self._require_sender(call, Role.COORDINATOR)
+        self._require_role(call.sender, Role.COORDINATOR)
         line = self._line(a, RoundState.LISTED)
         require(NO_DIGEST not in (a["updatesRoot"], a["sumDigest"]), "a digest is missing")
         minimum = self._task(a).record.minimum_owners
@@ -228,14 +228,14 @@ class Ledger:
         return events
 
     def _record_opening(self, call: Call, a: Mapping[str, Any]) -> list[Event]:
-        self._require_sender(call, Role.CUSTODIAN)
+        self._require_role(call.sender, Role.CUSTODIAN)
         line = self._line(a, RoundState.CONFIRMED)
         require(a["opened"] != NO_DIGEST, "a digest is missing")
         line.record = replace(line.record, state=RoundState.OPENED, opened=a["opened"])
         return [("SumOpened", _values(a, "opened"))]
 
     def _propose_candidate(self, call: Call, a: Mapping[str, Any]) -> list[Event]:
-        self._require_sender(call, Role.COORDINATOR)
+        self._require_role(call.sender, Role.COORDINATOR)
         line = self._line(a, RoundState.OPENED)
         require(a["model"] != NO_DIGEST, "a digest is missing")
         require(a["accuracy"] <= PPM, "an accuracy above one")
@@ -264,7 +264,7 @@ class Ledger:
         return [("ModelAttested", _values(a, "validator", "accuracy", "baseline", "approved", "signature"))]
 
     def _finalise(self, call: Call, a: Mapping[str, Any]) -> list[Event]:
-        self._require_sender(call, Role.COORDINATOR)
+        self._require_role(call.sender, Role.COORDINATOR)
         task, line = self._task(a), self._line(a, RoundState.MEASURED)
         gate, genesis = task.record, a["round_"] == 0
         require(len(line.votes) >= gate.quorum, f"decided with {len(line.votes)} votes, {gate.quorum} needed")
@@ -290,14 +290,14 @@ class Ledger:
         return [("RoundApproved", said | {"deployment": deployment, "parent": line.record.base})]
 
     def _record_deployed(self, call: Call, a: Mapping[str, Any]) -> list[Event]:
-        self._require_sender(call, Role.LISTENER)
+        self._require_role(call.sender, Role.LISTENER)
         line = self._line(a, RoundState.APPROVED)
         line.record = replace(line.record, state=RoundState.DEPLOYED)
         model = {"deployment": line.record.deployment, "model": line.record.model}
         return [("RoundDeployed", _values(a, "agents") | model)]
 
     def _abort(self, call: Call, a: Mapping[str, Any]) -> list[Event]:
-        self._require_sender(call, Role.COORDINATOR)
+        self._require_role(call.sender, Role.COORDINATOR)
         states = [state for state in RoundState if RoundState.OPEN <= state <= RoundState.MEASURED]
         line = self._line(a, *states)
         line.record = replace(line.record, state=RoundState.ABORTED)
@@ -307,9 +307,6 @@ class Ledger:
 
     def _require_right(self, call: Call, right: Digest) -> None:
         require((right, call.sender) in self.rights, f"{call.sender} was no operator at that time")
-
-    def _require_sender(self, call: Call, role: Role) -> None:
-        self._require_role(call.sender, role)
 
     def _require_role(self, account: Address, role: Role) -> None:
         party = self.parties.get(account)
