@@ -62,14 +62,17 @@ async def test_a_payload_of_many_chunks_is_pulled_whole(tmp_path: Path) -> None:
 
 
 async def test_a_fetch_begun_before_the_offer_succeeds_once_it_is_there(tmp_path: Path) -> None:
-    async with embedded_broker() as url, holder(url, tmp_path / "a", {RECEIVER.address}) as offering:
-        async with party(url, RECEIVER, tmp_path / "b") as pulling:
-            fetching = asyncio.create_task(
-                pulling.fetch(HOLDER.address, describe(PAYLOAD), max_bytes=10**7, deadline_s=20)
-            )
-            await asyncio.sleep(0.5)
-            await offering.offer(PAYLOAD)
-            assert await fetching == PAYLOAD
+    async with (
+        embedded_broker() as url,
+        holder(url, tmp_path / "a", {RECEIVER.address}) as offering,
+        party(url, RECEIVER, tmp_path / "b") as pulling,
+    ):
+        fetching = asyncio.create_task(
+            pulling.fetch(HOLDER.address, describe(PAYLOAD), max_bytes=10**7, deadline_s=20)
+        )
+        await asyncio.sleep(0.5)
+        await offering.offer(PAYLOAD)
+        assert await fetching == PAYLOAD
 
 
 async def test_a_receiver_that_starts_again_asks_only_for_what_it_lacks(tmp_path: Path) -> None:
@@ -116,21 +119,24 @@ async def test_a_stranger_gets_no_chunk_and_says_what_is_missing(tmp_path: Path)
 
 async def test_chunks_that_do_not_fit_the_announcement_are_passed_over(tmp_path: Path) -> None:
     transfer = describe(PAYLOAD)
-    async with embedded_broker() as url, holder(url, tmp_path / "a", {RECEIVER.address}) as offering:
-        async with party(url, RECEIVER, tmp_path / "b") as pulling:
-            fetching = asyncio.create_task(pulling.fetch(HOLDER.address, transfer, max_bytes=10**7, deadline_s=20))
-            await asyncio.sleep(0.3)
-            topic = pulling._post.topics.chunk(HOLDER.address, transfer.digest)
-            for junk in (
-                b"",
-                b"GCHK",
-                pack_chunk(transfer, 99, b"x" * CHUNK_BYTES),
-                pack_chunk(transfer, 0, b"short"),
-                pack_chunk(describe(b"other"), 0, b"other"),
-            ):
-                await pulling._post.bus.publish(topic, junk)
-            await offering.offer(PAYLOAD)
-            assert await fetching == PAYLOAD
+    async with (
+        embedded_broker() as url,
+        holder(url, tmp_path / "a", {RECEIVER.address}) as offering,
+        party(url, RECEIVER, tmp_path / "b") as pulling,
+    ):
+        fetching = asyncio.create_task(pulling.fetch(HOLDER.address, transfer, max_bytes=10**7, deadline_s=20))
+        await asyncio.sleep(0.3)
+        topic = pulling._post.topics.chunk(HOLDER.address, transfer.digest)
+        for junk in (
+            b"",
+            b"GCHK",
+            pack_chunk(transfer, 99, b"x" * CHUNK_BYTES),
+            pack_chunk(transfer, 0, b"short"),
+            pack_chunk(describe(b"other"), 0, b"other"),
+        ):
+            await pulling._post.bus.publish(topic, junk)
+        await offering.offer(PAYLOAD)
+        assert await fetching == PAYLOAD
 
 
 async def test_a_withdrawn_payload_is_not_sent_any_more(tmp_path: Path) -> None:
