@@ -320,7 +320,7 @@ def test_vote_left_out_with_its_block_shows_as_a_gap_in_its_senders_numbers(kept
     report = audit(kept)
     coordinator = identity_of(kept, "coordinator").identity.address
     assert [(f.device, f.what) for f in report.not_kept if f.round is None] == [
-        (coordinator, "not kept: its transaction number 1, which failed, concerned others, or was left out")
+        (coordinator, "not kept: its transaction 1, which failed, concerned others, or was left out")
     ]
 
 
