@@ -81,10 +81,12 @@ class ChainListener:
             block=event.block,
         )
         current = await self._current()
-        if current is not None and current.body.deployment >= body.deployment:
-            return  # seen before: an event may come again after a crash
-        await self.records.put(*_CURRENT, msgspec.json.encode(Announced(round_, body)))
-        await self._publish(round_, body)
+        if current is None or current.body.deployment < body.deployment:
+            current = Announced(round_, body)
+            await self.records.put(*_CURRENT, msgspec.json.encode(current))
+        elif current.body.deployment > body.deployment:
+            return  # an event may come again after a crash; this one is history
+        await self._publish(current.round, current.body)
         for key, _ in await self.records.items(f"vote/{round_}"):
             await self.records.drop(f"vote/{round_}", key)
         self._moved.set()

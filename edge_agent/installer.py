@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from edge_agent.model_in_use import ModelInUse
-from gemel.errors import Malformed, PeerError, Refused
+from gemel.errors import BusUnavailable, Malformed, PeerError, Refused
 from gemel.exchange.model_pull import ModelPull
 from gemel.exchange.post import Post, reason_of
 from gemel.learning.task import Task
@@ -61,14 +61,21 @@ class Installer:
                 continue
             message = Envelope(Header.parse(stored), stored[HEADER_BYTES:])
             try:
-                await self._install(message)
-                settled = stored
-            except PeerError as error:
-                await self._refuse(message, error)
-                if reason_of(error) == Reason.MISSING:  # the bytes may come yet
-                    await self.post.clock.sleep(RETRY_S)
-                else:
+                if await self._settle(message):
                     settled = stored
+                    continue
+            except BusUnavailable as error:
+                log.warning("not reported yet", why=str(error))
+            await self.post.clock.sleep(RETRY_S)
+
+    async def _settle(self, message: Envelope) -> bool:
+        """Install or refuse, and report; False where another try may go better."""
+        try:
+            await self._install(message)
+        except PeerError as error:
+            await self._refuse(message, error)
+            return reason_of(error) != Reason.MISSING  # the bytes may come yet
+        return True
 
     async def _install(self, message: Envelope) -> None:
         deployment = decode(Deployment, message.body)

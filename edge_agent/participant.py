@@ -15,15 +15,14 @@ import structlog
 from edge_agent.examples import Examples
 from edge_agent.model_in_use import ModelInUse
 from edge_agent.training import Job, SealedUpdate, train_and_seal
-from gemel.errors import ConfigError, PeerError, Refused
+from gemel.errors import ConfigError, PeerError, Refused, Unavailable
 from gemel.exchange import admission
 from gemel.exchange.mailbox import Mailbox
 from gemel.exchange.post import Post
 from gemel.exchange.transfers import Transfers, describe
-from gemel.host.workers import Workers
+from gemel.host.workers import WorkerDied, Workers
 from gemel.ports import Records
 from gemel.wire import boxes, envelope
-from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import HEADER_BYTES, Envelope, Header, Kind
 from gemel.wire.messages import Commitment, Context, Entry, Invitation, Receipt, Roster, decode
 from gemel.wire.reasons import Reason
@@ -39,7 +38,7 @@ class Pending(msgspec.Struct, frozen=True):
     """An update whose fate is open: its residual counts only if it enters a model."""
 
     round: int
-    transfer: Transfer
+    commitment: bytes  # packed
 
 
 @dataclass(slots=True)
@@ -84,7 +83,7 @@ class Participant:
             message = Envelope(Header.parse(stored), stored[HEADER_BYTES:])
             try:
                 await self._take_part(message)
-            except (PeerError, ConfigError) as error:
+            except (PeerError, ConfigError, Unavailable, WorkerDied) as error:
                 log.warning("not in this round", round=message.header.round, why=str(error))
                 self.note(round=message.header.round, participation=str(error))
             await self.records.put(_KIND, "done", str(message.header.round).encode())
@@ -94,21 +93,40 @@ class Participant:
         header, invitation = message.header, decode(Invitation, message.body)
         if invitation.policy.digest != header.policy:
             raise Refused(Reason.WRONG_POLICY, "the invitation's policy is not the one it is signed for")
-        await self._forget_pending()
-        until_commit = self._left_s(invitation.commit_until_ms)
         try:
-            async with asyncio.timeout(until_commit):
-                base = await self.model_in_use.wait_for(header.base)
-                context = await self._context(header.round, invitation)
-                job = await self._job(header, invitation, base, context)
-                if job is None:
+            async with asyncio.timeout(self._left_s(invitation.commit_until_ms)):
+                commitment = await self._committed(header.round) or await self._train(header, invitation)
+                if commitment is None:
                     return
-                sealed: SealedUpdate = await self.workers.run(train_and_seal, job)
-                wrapped, commitment, entry = await self._frame(header, sealed)
-                await self._remember(Pending(header.round, entry.transfer), sealed.residual)
                 await self._say_commitment(header, commitment)
         except TimeoutError:
             raise Refused(Reason.LATE, "the list closed before our update was ready") from None
+        self.note(round=header.round, participation="committed")
+        try:
+            async with asyncio.timeout(self._left_s(invitation.reveal_until_ms)):
+                await self._reveal(header.round, commitment)
+        except TimeoutError:
+            raise Refused(Reason.LATE, "no roster came before the round's end") from None
+
+    async def _committed(self, round_: int) -> Commitment | None:
+        """The commitment of this round from before a crash: to train anew would break it."""
+        stored = await self.records.get(_KIND, "pending")
+        if stored is None or not self._frame_file.exists():
+            return None
+        pending = msgspec.json.decode(stored, type=Pending)
+        return Commitment.parse(pending.commitment) if pending.round == round_ else None
+
+    async def _train(self, header: Header, invitation: Invitation) -> Commitment | None:
+        """Train and seal; None where there is nothing to train on yet."""
+        await self._forget_pending()
+        base = await self.model_in_use.wait_for(header.base)
+        context = await self._context(header.round, invitation)
+        job = await self._job(header, invitation, base, context)
+        if job is None:
+            return None
+        sealed: SealedUpdate = await self.workers.run(train_and_seal, job)
+        wrapped, commitment = await self._frame(header, sealed)
+        await self._remember(header.round, commitment, wrapped, sealed.residual)
         self.note(
             round=header.round,
             samples=sealed.samples,
@@ -116,13 +134,8 @@ class Participant:
             accuracy=sealed.accuracy,
             change=sealed.change,
             frame_bytes=len(wrapped),
-            participation="committed",
         )
-        try:
-            async with asyncio.timeout(self._left_s(invitation.reveal_until_ms)):
-                await self._reveal(header.round, entry, wrapped)
-        except TimeoutError:
-            raise Refused(Reason.LATE, "no roster came before the round's end") from None
+        return commitment
 
     def _left_s(self, until_ms: int) -> float:
         return (until_ms - self.post.clock.now_ms()) / 1000
@@ -156,7 +169,7 @@ class Participant:
             round=header.round,
         )
 
-    async def _frame(self, header: Header, sealed: SealedUpdate) -> tuple[bytes, Commitment, Entry]:
+    async def _frame(self, header: Header, sealed: SealedUpdate) -> tuple[bytes, Commitment]:
         update = self.post.sign(
             Kind.UPDATE,
             sealed.body,
@@ -167,9 +180,7 @@ class Participant:
         )
         readers = [c.box for c in self.post.trust.collectors]
         wrapped = await asyncio.to_thread(boxes.wrap, envelope.pack(update), readers)
-        transfer = describe(wrapped)
-        entry = Entry(self.post.identity.address, update.header.body_digest, sealed.samples, transfer)
-        return wrapped, Commitment(update.header.pack(), transfer), entry
+        return wrapped, Commitment(update.header.pack(), describe(wrapped))
 
     async def _say_commitment(self, header: Header, commitment: Commitment) -> None:
         await self.post.say(
@@ -181,12 +192,14 @@ class Participant:
             policy=header.policy,
         )
 
-    async def _reveal(self, round_: int, entry: Entry, wrapped: bytes) -> None:
+    async def _reveal(self, round_: int, commitment: Commitment) -> None:
         """Offer the frame once the closed list names it: nobody can answer with a mauled copy any more."""
+        update = Header.parse(commitment.update_header)
+        entry = Entry(update.sender, update.body_digest, update.weight, commitment.transfer)
         roster = decode(Roster, (await self.mailbox.take(Kind.ROSTER, round_)).body)
         if admission.root_of(roster.entries) != roster.root or entry not in roster.entries:
             raise Refused(Reason.NO_COMMITMENT, "the roster does not name our update")
-        await self.transfers.offer(wrapped)
+        await self.transfers.offer(await asyncio.to_thread(self._frame_file.read_bytes))
         self.note(round=round_, participation="revealed")
 
     async def _on_receipt(self, message: Envelope) -> None:
@@ -195,7 +208,7 @@ class Participant:
         log.info("receipt", round=message.header.round, outcome=outcome)
         self.note(round=message.header.round, participation=outcome.strip())
         if receipt.outcome == "refused":
-            await self._forget_pending()
+            await self._forget_pending(message.header.round)
 
     # --- rounding residuals: they advance only with an update that entered a model -------------------
 
@@ -209,15 +222,29 @@ class Participant:
         residual: Vector = np.load(path, allow_pickle=False)
         return residual
 
-    async def _remember(self, pending: Pending, residual: Vector) -> None:
-        await asyncio.to_thread(np.save, self._residual_file("pending"), residual)
-        await self.records.put(_KIND, "pending", msgspec.json.encode(pending))
+    @property
+    def _frame_file(self) -> Path:
+        """The wrapped frame that was committed to; offered only once the list is closed."""
+        return self.state_dir / "frame-pending"
 
-    async def _forget_pending(self) -> None:
-        """The last update entered no model (or its fate is settled): restore the residual before it."""
+    async def _remember(self, round_: int, commitment: Commitment, wrapped: bytes, residual: Vector) -> None:
+        """Before anybody hears of the commitment: after a crash the same frame must be revealed, and no other."""
+        await asyncio.to_thread(np.save, self._residual_file("pending"), residual)
+        await asyncio.to_thread(self._frame_file.write_bytes, wrapped)
+        await self.records.put(_KIND, "pending", msgspec.json.encode(Pending(round_, commitment.pack())))
+
+    async def _forget_pending(self, only_of: int | None = None) -> None:
+        """The last update (`only_of`: if it is of this round) entered no model, or its fate is settled.
+
+        The residual from before it counts again.
+        """
         stored = await self.records.get(_KIND, "pending")
-        if stored is not None:
-            await self.transfers.withdraw(msgspec.json.decode(stored, type=Pending).transfer)
+        if stored is None:
+            return
+        pending = msgspec.json.decode(stored, type=Pending)
+        if only_of in (None, pending.round):
+            await self.transfers.withdraw(Commitment.parse(pending.commitment).transfer)
+            await asyncio.to_thread(self._frame_file.unlink, missing_ok=True)
             await self.records.drop(_KIND, "pending")
 
     async def deployed(self, round_: int) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Container, Coroutine
 from pathlib import Path
 
 import structlog
 
-from gemel.errors import ChainUnavailable, GemelError
+from gemel.errors import ChainUnavailable, GemelError, Unavailable
 from gemel.ports import Chain, ChainEvent, Clock, PartyRecord, Role, RoundRecord, RoundState
 from gemel.wire.types import Address
 
@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 EventHandler = Callable[[ChainEvent], Awaitable[None]]
 
-_RETRY_S = 2.0
+RETRY_S = 2.0
 _ENDED = frozenset({RoundState.REJECTED, RoundState.ABORTED, RoundState.ROLLED_BACK})
 
 
@@ -66,7 +66,10 @@ class ChainWatch:
         self.head = 0  # block of the last event
 
     async def run(self, on_event: EventHandler | None = None) -> None:
-        """Follow for ever. `on_event` has finished with an event before the checkpoint passes it."""
+        """Follow for ever. `on_event` has finished with an event before the checkpoint passes it.
+
+        What is away (the chain, or the broker that `on_event` needs) is waited for; the event comes again then.
+        """
         while True:
             try:
                 async for event in self._chain.events(self._checkpoint):
@@ -77,9 +80,9 @@ class ChainWatch:
                     self.head = event.block
                     async with self._changed:
                         self._changed.notify_all()
-            except ChainUnavailable as error:
-                log.warning("chain away", why=str(error), retry_s=_RETRY_S)
-                await self._clock.sleep(_RETRY_S)
+            except Unavailable as error:
+                log.warning("event not finished", why=str(error), retry_s=RETRY_S)
+                await self._clock.sleep(RETRY_S)
 
     async def refresh_parties(self) -> None:
         """Read the device registry for every container that was given."""
@@ -100,7 +103,24 @@ class ChainWatch:
                 if record is not None and record.state >= state:
                     return record
                 try:
-                    async with asyncio.timeout(_RETRY_S):  # an event may have come before we began to wait
+                    async with asyncio.timeout(RETRY_S):  # an event may have come before we began to wait
                         await self._changed.wait()
                 except TimeoutError:
                     continue
+
+    async def before_verdict(self, round_: int, work: Coroutine[None, None, None]) -> None:
+        """Do `work` of a round; give it up and raise RoundEnded once the round is decided or aborted without it.
+
+        What `work` waits for may never come: a message that a crash or a broken link swallowed.
+        """
+        working = asyncio.create_task(work, name=f"round {round_}")
+        verdict = asyncio.create_task(self.reached(round_, RoundState.APPROVED, even_if_ended=True))
+        try:
+            await asyncio.wait({working, verdict}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise RoundEnded(round_, verdict.result().state)
+            working.result()
+        finally:
+            working.cancel()
+            verdict.cancel()
+            await asyncio.gather(working, verdict, return_exceptions=True)

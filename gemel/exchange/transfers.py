@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from gemel.errors import PeerError, Refused
+from gemel.errors import BusUnavailable, PeerError, Refused
 from gemel.exchange.post import Post
 from gemel.ports import BusMessage
 from gemel.wire.chunks import CHUNK_BYTES, Assembly, Transfer, pack_chunk
@@ -79,7 +79,11 @@ class Transfers:
                 transfer, data = await asyncio.to_thread(_read_chunk, path, digest, index)
             except FileNotFoundError:
                 return  # withdrawn meanwhile
-            await self._post.bus.publish(topic, pack_chunk(transfer, index, data), expiry_s=60)
+            try:
+                await self._post.bus.publish(topic, pack_chunk(transfer, index, data), expiry_s=60)
+            except BusUnavailable as error:  # the receiver asks again
+                log.warning("chunk not sent", transfer=digest, index=index, why=str(error))
+                return
 
     async def offer(self, payload: bytes) -> Transfer:
         """Hold `payload` ready for whoever is told of it. Offering again changes nothing."""
