@@ -22,7 +22,8 @@ from gemel.demo.supervisor import Outcome, Plant
 from gemel.errors import ConfigError, GemelError
 from gemel.host.workers import Workers
 
-FAILED, CANNOT, INTERRUPTED = 1, 2, 130  # exit statuses; 0 is: every round went as planned
+ENOUGH = 3  # deployed rounds; a contract may refuse an honest candidate, too
+FAILED, CANNOT, INTERRUPTED = 1, 2, 130  # exit statuses; 0 is: it went as planned
 
 
 def demo(
@@ -109,19 +110,21 @@ def _evidence(plan: DemoPlan, layout: Layout, outcome: Outcome, report: Path) ->
 
 
 def _conclude(plan: DemoPlan, outcome: Outcome, report: Path, console: Console) -> int:
-    """Say what came out; 0 if every honest round was deployed and the poisoned one refused."""
+    """Say what came out. 0 if the poisoned round was refused, none was aborted, and enough were deployed."""
     final = outcome.progress.final
-    expected = {n: "rejected" if n == plan.poisoned_round else "deployed" for n in range(plan.rounds + 1)}
-    deployed = sum(state == "deployed" for n, state in final.items() if n > 0)
+    deployed = sum(state == "deployed" for number, state in final.items() if number > 0)
     refused = sum(state == "rejected" for state in final.values())
     console.print(
         f"{deployed} rounds deployed, {refused} refused, in {outcome.duration_s:.0f} s;"
         f" report: {report / 'report.html'} and report.json",
         highlight=False,
     )
-    surprises = [
-        f"round {n} was {final.get(n)}, not {state}" for n, state in expected.items() if final.get(n) != state
-    ]
-    for surprise in surprises:
-        console.print(f"[bold red]{surprise}[/]", highlight=False)
-    return FAILED if surprises else 0
+    honest = plan.rounds - (plan.poisoned_round is not None)
+    wrong = [f"round {number} was aborted" for number, state in final.items() if state == "aborted"]
+    if plan.poisoned_round is not None and final.get(plan.poisoned_round) != "rejected":
+        wrong.append(f"the poisoned round {plan.poisoned_round} was not refused")
+    if deployed < min(ENOUGH, honest):
+        wrong.append(f"{min(ENOUGH, honest)} deployed rounds expected")
+    for line in wrong:
+        console.print(f"[bold red]{line}[/]", highlight=False)
+    return FAILED if wrong else 0

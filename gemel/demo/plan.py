@@ -24,7 +24,8 @@ POLICY = Policy(
     minimum_owners=MINIMUM_AGENTS,
     max_frame_bytes=4 << 20,
 )
-GATE = GatePlan(threshold=300_000, max_regression=20_000)
+# An honest round was seen to lose up to 0.023 in the validators' median, the poisoned one loses at least 0.075.
+GATE = GatePlan(threshold=300_000, max_regression=40_000)
 
 
 @dataclass(frozen=True, slots=True)
