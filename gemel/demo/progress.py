@@ -85,8 +85,7 @@ class Progress:
         rounds, learning = self.agent_rounds[status.name], status.learning
         known = rounds.get(learning.round, {})
         told = {f: getattr(learning, f) for f in learning.__struct_fields__ if getattr(learning, f) is not None}
-        committed = learning.participation == "committed" and known.get("participation") != "committed"
-        if committed and learning.loss is not None:  # None after a crash: the frame from before it is committed to
+        if learning.loss is not None and "loss" not in known:
             self.say(
                 f"round {learning.round}  {status.name} trained on {learning.samples} windows:"
                 f" loss {learning.loss:.3f}, sealed frame {(learning.frame_bytes or 0) / 1000:.0f} kB"
