@@ -64,9 +64,7 @@ class Driver:
         data = await self._records.get(_KIND, _CURRENT)
         self.round = None if data is None else msgspec.json.decode(data, type=Round)
 
-    async def run(
-        self, begun: Round | None = None, on_begun: Callable[[], Awaitable[None]] | None = None
-    ) -> Round:
+    async def run(self, begun: Round | None = None, on_begun: Callable[[], Awaitable[None]] | None = None) -> Round:
         """Drive a round that has `begun` (default: the restored one) until it is final; returns it then.
 
         `on_begun` is called when the round is stored and takes events.
