@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from gemel.adapters.contract_abi import decode_event
 from gemel.adapters.evm_node import EvmNode, Header, Log, NodeRefused
 from gemel.errors import ChainUnavailable, ConfigError, StoreUnavailable
 from gemel.ports import ChainEvent
+from gemel.sqlite import connect, transaction
 from gemel.wire.types import Address
 
 WINDOW = 64  # blocks that a reorganisation may replace
@@ -48,11 +49,8 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         """Raises StoreUnavailable if the file cannot be used."""
         try:
-            self._db = sqlite3.connect(path, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            # enough against kill -9; a power cut may take the last marks, and then their events come again
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_SCHEMA)
+            # NORMAL: a power cut may take the last marks, and then their events come again
+            self._db = connect(path, _SCHEMA, synchronous="NORMAL")
         except sqlite3.Error as error:
             raise StoreUnavailable(f"checkpoint {path}: {error}") from error
         self._path = path
@@ -60,16 +58,6 @@ class Checkpoint:
     def close(self) -> None:
         """Let the file go."""
         self._db.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
     def pin(self, identity: str) -> None:
         """The first time, note which chain and contracts this follows; later raise ConfigError for any other."""
@@ -91,7 +79,7 @@ class Checkpoint:
 
     def advance(self, next_block: int, headers: Sequence[Header], events: Sequence[ChainEvent]) -> None:
         """Note what was found up to `next_block`."""
-        with self._transaction():
+        with transaction(self._db):
             self._set_next(next_block)
             self._db.executemany(
                 "INSERT INTO events(id, block, retracted, event) VALUES (?, ?, 0, ?)",
@@ -106,7 +94,7 @@ class Checkpoint:
 
     def rewind(self, ancestor: int) -> None:
         """Blocks above `ancestor` are no more: forget what nobody saw of them, retract what was delivered."""
-        with self._transaction():
+        with transaction(self._db):
             lost = self._db.execute(
                 "SELECT event FROM events WHERE block > ? AND delivered AND NOT retracted ORDER BY position DESC",
                 (ancestor,),

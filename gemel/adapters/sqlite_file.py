@@ -1,6 +1,6 @@
 """One SQLite file, opened for durability and used by one thread of its own.
 
-WAL with synchronous=FULL: what is committed survives a power cut. The event loop never waits for the disk.
+What is committed survives a power cut (gemel.sqlite). The event loop never waits for the disk.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from gemel.errors import StoreUnavailable
+from gemel.sqlite import connect, transaction
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class SqliteFile:
 
     async def __aenter__(self) -> Self:
         try:
-            self._connection = await self._in_thread(self._open)
+            self._connection = await self._in_thread(lambda: connect(self.path, self._schema))
         except BaseException:
             self._thread.shutdown()
             raise
@@ -55,17 +56,6 @@ class SqliteFile:
         connection = self._opened()
         return await self._in_thread(lambda: _in_transaction(connection, work))
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, timeout=10.0)  # no implicit transactions
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.executescript(self._schema)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
             raise StoreUnavailable(f"{self.path}: not open")
@@ -81,12 +71,5 @@ class SqliteFile:
 
 
 def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        result = work(connection)
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-    return result
+    with transaction(connection):
+        return work(connection)

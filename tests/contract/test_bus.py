@@ -12,8 +12,9 @@ import pytest
 from gemel.adapters.mqtt_bus import BusSettings, MqttBus
 from gemel.errors import BusRefused, BusUnavailable, ConfigError
 from gemel.ports import Bus, BusMessage, Will
-from tests.support.brokers import embedded_broker, free_port, mosquitto
+from tests.support.brokers import embedded_broker, mosquitto
 from tests.support.certificates import PlantCA
+from tests.support.ports import free_port
 
 Start = Callable[..., AbstractAsyncContextManager[str]]
 

@@ -27,12 +27,12 @@ from tests.support.chains import (
     PARTIES,
     STRANGER,
     Fleet,
-    free_port,
     open_fleet,
     party,
     running_chain,
 )
 from tests.support.parties import COORDINATOR, LISTENER, VALIDATORS, identity
+from tests.support.ports import free_port
 
 # One node and one deployment for the whole module, a task of its own for every test.
 pytestmark = pytest.mark.asyncio(loop_scope="module")

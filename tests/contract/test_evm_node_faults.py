@@ -19,8 +19,9 @@ from gemel.ports import PartyRecord, Role
 from gemel.wire.attestations import ModelAttestation, attest
 from gemel.wire.eip712 import Domain
 from gemel.wire.types import NO_DIGEST
-from tests.support.chains import CHAIN_ID, FUNDED, OPERATOR, free_port, party
+from tests.support.chains import CHAIN_ID, FUNDED, OPERATOR, party
 from tests.support.parties import COORDINATOR, VALIDATORS, identity
+from tests.support.ports import free_port
 
 IMPATIENT = Patience(request_s=0.5, give_up_s=0.4, first_pause_s=0.01)
 Fault = Callable[[Callable[[], Awaitable[bytes]]], Awaitable[web.Response]]

@@ -13,7 +13,7 @@ import pytest
 
 from gemel.embedded.broker import embedded_broker
 from gemel.errors import ConfigError
-from tests.support.brokers import free_port
+from tests.support.ports import free_port
 
 
 def answers(port: int) -> bool:

@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import os
-import shutil
 import signal
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pytest
-
 from gemel.embedded.broker import embedded_broker as embedded
+from tests.support.mosquitto import need_mosquitto
+from tests.support.ports import free_port
 
-__all__ = ["embedded_broker", "free_port", "mosquitto", "require_mosquitto"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def require_mosquitto() -> str:
-    """The path of mosquitto. Without it the test is skipped, and fails under CI=true."""
-    found = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-    if found is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("mosquitto is required under CI=true")
-        pytest.skip("mosquitto is not installed")
-    return found
+__all__ = ["embedded_broker", "mosquitto"]
 
 
 @asynccontextmanager
@@ -47,7 +28,7 @@ async def mosquitto(
     config_lines: Sequence[str] = ("allow_anonymous true",), port: int = 0, *, kill: bool = False
 ) -> AsyncIterator[str]:
     """`config_lines` follow the listener. `kill` ends it by SIGKILL, as a power cut would."""
-    program, port = require_mosquitto(), port or free_port()
+    program, port = need_mosquitto(), port or free_port()
     with TemporaryDirectory() as folder:
         config = Path(folder) / "mosquitto.conf"
         lines = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,6 +19,7 @@ from gemel.wire.eip712 import Domain
 from gemel.wire.identity import Identity
 from gemel.wire.types import Address
 from tests.support.parties import COORDINATOR, CUSTODIAN, LISTENER, VALIDATORS, identity
+from tests.support.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ANVIL = REPOSITORY / "contracts/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil"
@@ -31,13 +31,6 @@ def require(tool: Path) -> None:
     """Skip where a tool from `npm ci` in contracts/ is absent."""
     if not tool.exists():
         pytest.skip(f"{tool.name} is absent; `npm ci` in contracts/ installs it")
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

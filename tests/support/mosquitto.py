@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_port
+
 REPOSITORY = Path(__file__).parents[2]
 EXECUTABLE = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 START_S = 10.0
@@ -27,13 +29,6 @@ def need_mosquitto() -> str:
     if EXECUTABLE is None:
         pytest.skip("mosquitto is not installed: apt-get install mosquitto")
     return EXECUTABLE
-
-
-def free_port() -> int:
-    """A port of the loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

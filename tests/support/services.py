@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 
 from gemel.learning.tasks.hydraulic import INPUTS
-from tests.support.brokers import free_port
+from tests.support.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 READY_S = 60

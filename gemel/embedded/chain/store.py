@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from eth.db.atomic import AtomicDBWriteBatch
 from eth.db.backends.base import BaseAtomicDB
 
 from gemel.errors import ConfigError
+from gemel.sqlite import connect, transaction
 
 Document = dict[str, Any]
 
@@ -34,7 +35,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         """Raises ConfigError if the file is another process's or no database."""
         try:
-            self._db = _open(path)
+            self._db = connect(path, _SCHEMA, exclusive=True, wait_s=1)
         except sqlite3.DatabaseError as error:
             raise ConfigError(str(path), "db", f"a chain of our own that no other process uses ({error})") from error
         self.state = _State(self._db)
@@ -43,16 +44,9 @@ class Store:
         """Fold the write-ahead log into the file and let it go."""
         self._db.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """Everything written inside is on disk when this ends, or nothing of it."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        return transaction(self._db)
 
     def meta(self, key: str) -> str | None:
         """A fact about the chain as a whole."""
@@ -107,19 +101,6 @@ class Store:
     def _document(self, query: str, key: int | str) -> Document | None:
         row = self._db.execute(query, (key,)).fetchone()
         return None if row is None else orjson.loads(row[0])
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1)
-    try:
-        db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        db.executescript(_SCHEMA)
-    except sqlite3.DatabaseError:
-        db.close()
-        raise
-    return db
 
 
 class _State(BaseAtomicDB):
