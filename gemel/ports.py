@@ -44,6 +44,8 @@ class BusMessage(msgspec.Struct, frozen=True):
     payload: bytes
     retained: bool = False
     properties: Mapping[str, str] = {}  # MQTT 5 user properties
+    response_topic: str | None = None  # where the sender wants its answer; as untrusted as the payload
+    correlation: bytes | None = None  # what the answer must carry, so that the sender knows its question
 
 
 Handler = Callable[[BusMessage], Awaitable[None]]
@@ -61,7 +63,7 @@ class Will(msgspec.Struct, frozen=True):
 class Bus(Protocol):
     """An MQTT 5 connection that reconnects by itself. Open it with `async with`.
 
-    A handler runs one message at a time for its subscription; a QoS 1 message is acknowledged to the broker when
+    A handler runs one message at a time, unless its subscription asks for more; a QoS 1 message is acknowledged to the broker when
     its handler has returned, and not when it raised. An exception from a handler ends the bus's TaskGroup: hostile
     input is the handler's to refuse. Messages may come twice (QoS 1): handlers are idempotent.
     """
@@ -76,6 +78,8 @@ class Bus(Protocol):
         expiry_s: int | None = None,
         content_type: str | None = None,
         properties: Mapping[str, str] | None = None,
+        response_topic: str | None = None,
+        correlation: bytes | None = None,
     ) -> None:
         """Returns when the broker has acknowledged (QoS 1). While the link is down it waits for it.
 
@@ -83,8 +87,12 @@ class Bus(Protocol):
         """
         ...
 
-    async def subscribe(self, topic_filter: str, handler: Handler, *, qos: int = 1) -> None:
-        """Hand every matching message to `handler`, now and after each reconnect. Raises BusRefused."""
+    async def subscribe(self, topic_filter: str, handler: Handler, *, qos: int = 1, concurrency: int = 1) -> None:
+        """Hand every matching message to `handler`, now and after each reconnect. Raises BusRefused.
+
+        At most `concurrency` run at a time, begun in the order of arrival: for handlers that wait for a commit which
+        they share. Acknowledgements keep the order of arrival whatever the order in which handlers end.
+        """
         ...
 
     async def unsubscribe(self, topic_filter: str) -> None:
@@ -410,6 +418,11 @@ class Chain(Protocol):
 
     async def parties(self) -> Sequence[PartyRecord]:
         """All registered parties, in order of registration."""
+        ...
+
+    @property
+    def lag_blocks(self) -> int:
+        """Blocks between the head as `events` saw it last and the last block whose events are finished. Asks nobody."""
         ...
 
     def events(self, checkpoint: Path) -> AsyncIterator[ChainEvent]:

@@ -110,6 +110,8 @@ class MqttBus:
         expiry_s: int | None = None,
         content_type: str | None = None,
         properties: Mapping[str, str] | None = None,
+        response_topic: str | None = None,
+        correlation: bytes | None = None,
     ) -> None:
         """As ports.Bus. A publish whose link breaks is sent again on the next one, so it may arrive twice."""
         told = mqtt_properties(
@@ -117,6 +119,8 @@ class MqttBus:
             MessageExpiryInterval=expiry_s,
             ContentType=content_type,
             UserProperty=list(properties.items()) if properties else None,
+            ResponseTopic=response_topic,
+            CorrelationData=correlation,
         )
         deadline_s = self._settings.publish_deadline_s
         try:
@@ -141,14 +145,14 @@ class MqttBus:
             return False
         return True
 
-    async def subscribe(self, topic_filter: str, handler: Handler, *, qos: int = 1) -> None:
+    async def subscribe(self, topic_filter: str, handler: Handler, *, qos: int = 1, concurrency: int = 1) -> None:
         """As ports.Bus. Raises ValueError for a filter that is subscribed already."""
         if topic_filter in self._inboxes:
             raise ValueError(f"{topic_filter!r} is subscribed already")
         inbox = Inbox(topic_filter, qos)
         self._inboxes[topic_filter] = inbox
         self._ended_filters.discard(topic_filter)
-        self._start(inbox.run(handler), f"bus {topic_filter}")
+        self._start(inbox.run(handler, concurrency), f"bus {topic_filter}")
         self._claim(inbox)
         await self._tried.wait()
         if self._link is not None:
@@ -229,7 +233,14 @@ class MqttBus:
 
     def _receive(self, link: Link, incoming: Incoming) -> None:
         mid = incoming.mid
-        message = BusMessage(incoming.topic, incoming.payload, incoming.retained, incoming.properties)
+        message = BusMessage(
+            incoming.topic,
+            incoming.payload,
+            incoming.retained,
+            incoming.properties,
+            incoming.response_topic,
+            incoming.correlation,
+        )
         delivery = Delivery(message, link, None if mid is None else lambda: link.acknowledge(mid))
         inboxes = [inbox for inbox in self._inboxes.values() if _wants(inbox, incoming)]
         for inbox in inboxes:

@@ -47,6 +47,8 @@ class Incoming:
     mid: int | None
     subscriptions: tuple[int, ...]
     properties: Mapping[str, str]
+    response_topic: str | None
+    correlation: bytes | None
 
 
 def subscription_id(topic_filter: str) -> int:
@@ -231,6 +233,8 @@ class Link:
             mid=message.mid if message.qos else None,
             subscriptions=tuple(getattr(known, "SubscriptionIdentifier", ())),
             properties=dict(getattr(known, "UserProperty", ())),
+            response_topic=getattr(known, "ResponseTopic", None),
+            correlation=getattr(known, "CorrelationData", None),
         )
         self._receive(self, incoming)
 

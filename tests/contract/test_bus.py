@@ -88,6 +88,21 @@ async def test_message_carries_topic_payload_and_user_properties(url: str) -> No
     ]
 
 
+async def test_request_carries_where_and_under_which_mark_its_answer_is_awaited(url: str) -> None:
+    asked, answered = Seen(), Seen()
+    async with MqttBus(settings(url)) as bus:
+        await bus.subscribe("ask", asked)
+        await bus.subscribe("answer/one", answered)
+        await bus.publish("ask", b"?", response_topic="answer/one", correlation=b"\x00mark")
+        await asked.until(count(1))
+        question = asked.messages[0]
+        assert (question.response_topic, question.correlation) == ("answer/one", b"\x00mark")
+        assert question.response_topic is not None
+        await bus.publish(question.response_topic, b"!", correlation=question.correlation)
+        await answered.until(count(1))
+    assert answered.messages == [BusMessage("answer/one", b"!", correlation=b"\x00mark")]
+
+
 async def test_retained_message_reaches_a_late_subscriber_and_an_empty_one_clears_it(url: str) -> None:
     early, late, after = Seen(), Seen(), Seen()
     async with MqttBus(settings(url, "writer")) as writer, MqttBus(settings(url, "late")) as bus:
@@ -287,6 +302,62 @@ async def test_subscriptions_that_finish_out_of_order_are_acknowledged_in_order(
         await bus.publish("slow", b"new")
         await again.until(count(1))
     assert again.payloads == [b"new"]
+
+
+async def test_concurrent_handlers_are_bounded_begin_in_order_and_are_acknowledged_in_order(url: str) -> None:
+    begun, again = Seen(), Seen()
+    running, most, free = set[bytes](), 0, asyncio.Event()
+
+    async def handler(message: BusMessage) -> None:
+        nonlocal most
+        running.add(message.payload)
+        most = max(most, len(running))
+        await begun(message)
+        if message.payload == b"0":
+            await free.wait()  # the first to begin is the last to end
+        elif len(begun.messages) < 12:
+            await asyncio.sleep(0)
+        running.discard(message.payload)
+
+    async with MqttBus(settings(url, "writer")) as writer:
+        async with MqttBus(settings(url, "reader", receive_maximum=16)) as bus:
+            await bus.subscribe("t", handler, concurrency=4)
+            for i in range(12):
+                await writer.publish("t", b"%d" % i)
+            await begun.until(count(12))
+            await asyncio.sleep(0.05)
+        # The first was never finished, so nothing after it has been acknowledged either.
+        async with MqttBus(settings(url, "reader", receive_maximum=16)) as bus:
+            await bus.subscribe("t", again, concurrency=4)
+            await again.until(count(12))
+            assert bus.counts.reconnects == 0
+    assert begun.payloads == again.payloads == [b"%d" % i for i in range(12)]
+    assert 1 < most <= 4
+
+
+async def test_error_in_one_of_several_concurrent_handlers_ends_the_bus_and_loses_nothing(url: str) -> None:
+    again = Seen()
+
+    async def fails_at_three(message: BusMessage) -> None:
+        await asyncio.sleep(0.01)
+        if message.payload == b"3":
+            raise LookupError(message.topic)
+
+    async def run() -> None:
+        async with MqttBus(settings(url, "reader")) as bus:
+            await bus.subscribe("t", fails_at_three, concurrency=3)
+            for i in range(6):
+                await bus.publish("t", b"%d" % i)
+            await asyncio.Event().wait()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await run()
+    assert raised.group_contains(LookupError, match="^t$")
+    async with MqttBus(settings(url, "writer")) as writer, MqttBus(settings(url, "reader")) as bus:
+        await bus.subscribe("t", again)
+        await writer.publish("t", b"end")
+        await again.until(lambda seen: b"end" in seen.payloads)
+    assert b"3" in again.payloads
 
 
 async def test_stalled_handler_drops_the_oldest_qos_0_messages_and_counts_them(
