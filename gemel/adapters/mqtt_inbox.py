@@ -71,16 +71,32 @@ class Inbox:
         self._closed = True
         self._arrived.set()
 
-    async def run(self, handler: Handler) -> None:
-        """Hand over one message at a time until closed. What the handler raises is raised."""
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while self._waiting:
-                delivery = self._waiting.popleft()
-                self._unreliable -= delivery.acknowledge is None
-                if not self._closed:
-                    await handler(delivery.message)
-                delivery.handled()
-            if self._closed:
-                return
+    async def run(self, handler: Handler, concurrency: int = 1) -> None:
+        """Hand over at most `concurrency` messages at a time, in order, until closed. Raises what the handler raises."""
+        free = asyncio.Semaphore(concurrency)
+
+        async def hand_over(delivery: Delivery) -> None:
+            try:
+                await handler(delivery.message)
+            finally:
+                free.release()
+            delivery.handled()
+
+        async with asyncio.TaskGroup() as running:
+            while not self._closed:
+                if not self._waiting:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+                    continue
+                await free.acquire()
+                if self._closed or not self._waiting:  # closed or forgotten meanwhile
+                    free.release()
+                    continue
+                running.create_task(hand_over(self._next()))
+        while self._waiting:
+            self._next().handled()
+
+    def _next(self) -> Delivery:
+        delivery = self._waiting.popleft()
+        self._unreliable -= delivery.acknowledge is None
+        return delivery
