@@ -34,3 +34,9 @@ class Reason(StrEnum):
     NO_QUORUM = "no_quorum"
     MISSING = "missing"  # the bytes did not come within the deadline
     BROKEN_MODEL = "broken_model"  # bytes match, but are not a model of this task
+    # the desired value
+    VERSION_CONFLICT = "version_conflict"  # somebody else set the property since the version that was looked at
+    UNKNOWN_PROPERTY = "unknown_property"  # nothing here can set it
+    WRONG_UNIT = "wrong_unit"
+    OUT_OF_RANGE = "out_of_range"
+    RETAINED = "retained"  # a command that a broker kept is nobody's present will

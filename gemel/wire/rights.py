@@ -21,7 +21,9 @@ granted here is refused. The broker is a second wall only: signatures, wrapping 
                              custodian's                    coordinator's
 
 The custodian never reads an agent's chunks, and agents never read each other's. The twin registry reads all twins
-and agents' words, a dashboard those of the sites it was granted, a source of readings writes its own topics.
+and agents' words, a dashboard those of the sites it was granted, a source of readings writes its own topics. An
+operator sees what a dashboard sees, may ask for desired values at its sites and hears its own answers; a command to
+a machine goes from the agent to the source that stands for it.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ class BusRole(StrEnum):
     LISTENER = "listener"
     REGISTRY = "registry"  # the twin registry
     DASHBOARD = "dashboard"
+    OPERATOR = "operator"  # whoever may say what a machine shall do
     SOURCE = "source"  # whatever publishes readings: a PLC, a gateway of the plant, the demo's replay
 
 
@@ -60,8 +63,9 @@ class Party(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     site: str = ""  # agent: where it stands
     agent: str = ""  # agent: its name in topics
     assets: tuple[str, ...] = ()  # agent: the machines whose twins it keeps
-    sites: tuple[str, ...] = ()  # dashboard: the sites whose twins it may see
+    sites: tuple[str, ...] = ()  # dashboard, operator: the sites whose twins it may see, or set
     readings: tuple[str, ...] = ()  # agent: topic filters that it listens to; source: those it publishes under
+    commands: tuple[str, ...] = ()  # agent: topics on which it commands its machines; source: those it obeys
 
 
 class Right(NamedTuple):
@@ -85,11 +89,16 @@ def rights(party: Party, trust: Trust) -> tuple[Right, ...]:
     """Everything that `party` may do, and nothing else. Raises ConfigError for a name that is no topic level."""
     match party.role:
         case BusRole.REGISTRY:
-            return _reads(topics.ALL_TWINS, topics.ALL_AVAILABILITY, topics.ALL_AGENT_STATUS)
+            return _reads(topics.ALL_TWINS, topics.ALL_TWIN_EVENTS, topics.ALL_AVAILABILITY, topics.ALL_AGENT_STATUS)
         case BusRole.DASHBOARD:
             return _reads(*(f for site in party.sites for f in _words_of(topics.name(site, "site"))))
         case BusRole.SOURCE:
-            return _writes(*map(_reading, party.readings))
+            return _writes(*map(_reading, party.readings)) + _reads(*map(_reading, party.commands))
+        case BusRole.OPERATOR:
+            sites = tuple(topics.name(site, "site") for site in party.sites)
+            answers = _reads(*(topics.desired_answer(site, "+", party.user) for site in sites))
+            asks = _writes(*(topics.desired_set(site, "+") for site in sites))
+            return _reads(*(f for site in sites for f in _words_of(site))) + answers + asks
         case BusRole.AGENT:
             return _learning_rights(party, trust) + _plant_rights(party)
         case _:
@@ -141,15 +150,22 @@ def _learning_rights(party: Party, trust: Trust) -> tuple[Right, ...]:
 
 def _plant_rights(agent: Party) -> tuple[Right, ...]:
     site, own = topics.name(agent.site, "site"), topics.name(agent.agent, "agent")
-    return _writes(
-        *(topics.twin_state(site, topics.name(asset, "asset")) for asset in agent.assets),
+    assets = [topics.name(asset, "asset") for asset in agent.assets]
+    said = (topics.twin_state, topics.twin_delta, topics.twin_schema, topics.twin_event, topics.desired_answer)
+    writes = _writes(
+        *(topic(site, asset) for asset in assets for topic in said),
         topics.agent(site, own, "availability"),
         topics.agent(site, own, "status"),
-    ) + _reads(*map(_reading, agent.readings))
+        *map(_reading, agent.commands),
+    )
+    asked = (topics.desired_set(site, asset) for asset in assets)
+    return writes + _reads(*asked, *map(_reading, agent.readings))
 
 
 def _words_of(site: str) -> tuple[str, ...]:
-    return (topics.twin_state(site, "+"), topics.agent(site, "+", "availability"), topics.agent(site, "+", "status"))
+    of_twins = (topics.twin_state, topics.twin_delta, topics.twin_schema, topics.twin_event)
+    of_agents = (topics.agent(site, "+", leaf) for leaf in ("availability", "status"))
+    return (*(topic(site, "+") for topic in of_twins), *of_agents)
 
 
 # The plant's own topics: `#` at the end only and not alone, never inside Gemel's or the broker's.

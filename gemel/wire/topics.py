@@ -7,6 +7,11 @@ Addresses of the chain never appear in twin topics.
 
     topic                                              writer        QoS  retained
     gemel/v1/<site>/twin/<asset>/state                 edge agent    1    yes   the whole twin, JSON
+    gemel/v1/<site>/twin/<asset>/delta                 edge agent    0    no    what changed since the state before
+    gemel/v1/<site>/twin/<asset>/schema                edge agent    1    yes   JSON Schema of state and delta
+    gemel/v1/<site>/twin/<asset>/event                 edge agent    1    no    an alert was raised or cleared
+    gemel/v1/<site>/twin/<asset>/desired/set           operator      1    no    a value that the machine shall have
+    gemel/v1/<site>/twin/<asset>/desired/answer/<user>  edge agent   1    no    accepted | refused(reason)
     gemel/v1/<site>/agent/<name>/availability          edge agent    1    yes   online | offline (also its will)
     gemel/v1/<site>/agent/<name>/status                edge agent    1    yes   what it runs, and why
     gemel/v1/<fleet>/learning/<task>/context           custodian     1    no    the round's public sealing context
@@ -23,7 +28,9 @@ Addresses of the chain never appear in twin topics.
     gemel/v1/<fleet>/learning/<task>/fetch/<to>/<from> anybody       1    no    «send me these chunks»
     gemel/v1/<fleet>/learning/<task>/chunk/<from>/<digest>  anybody  1    no    chunks of an announced transfer
 
-<dev>, <to> and <from> are addresses; the broker lets each party write under its own only.
+<dev>, <to> and <from> are addresses; the broker lets each party write under its own only. <user> is the operator's
+name at the broker: a question's Response-Topic must lie under `desired/answer/`, or an agent could be made to write
+anywhere that it has the right to.
 """
 
 from __future__ import annotations
@@ -49,12 +56,38 @@ def twin_state(site: str, asset: str) -> str:
     return f"{ROOT}/{site}/twin/{asset}/state"
 
 
+def twin_delta(site: str, asset: str) -> str:
+    """What changed in the twin of one asset."""
+    return f"{ROOT}/{site}/twin/{asset}/delta"
+
+
+def twin_schema(site: str, asset: str) -> str:
+    """The retained JSON Schema that state and delta of one asset follow."""
+    return f"{ROOT}/{site}/twin/{asset}/schema"
+
+
+def twin_event(site: str, asset: str) -> str:
+    """Alerts of one asset, raised and cleared."""
+    return f"{ROOT}/{site}/twin/{asset}/event"
+
+
+def desired_set(site: str, asset: str) -> str:
+    """Operator → agent: what one asset shall be."""
+    return f"{ROOT}/{site}/twin/{asset}/desired/set"
+
+
+def desired_answer(site: str, asset: str, user: str = "+") -> str:
+    """Agent → the operator that asked; `+` is the filter over all of them."""
+    return f"{ROOT}/{site}/twin/{asset}/desired/answer/{user}"
+
+
 def agent(site: str, agent_name: str, leaf: str) -> str:
     """`availability` or `status` of one agent."""
     return f"{ROOT}/{site}/agent/{agent_name}/{leaf}"
 
 
 ALL_TWINS = f"{ROOT}/+/twin/+/state"
+ALL_TWIN_EVENTS = f"{ROOT}/+/twin/+/event"
 ALL_AGENT_STATUS = f"{ROOT}/+/agent/+/status"
 ALL_AVAILABILITY = f"{ROOT}/+/agent/+/availability"
 

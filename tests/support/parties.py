@@ -47,6 +47,7 @@ PLANT = (
         agent="gateway-1",
         assets=("rig-1", "rig-2"),
         readings=("plant/bonn/rig-1/#", "plant/bonn/rig-2/#"),
+        commands=("commands/bonn/rig-1/#",),
     ),
     Party(
         BusRole.AGENT,
@@ -58,7 +59,8 @@ PLANT = (
     ),
     Party(BusRole.REGISTRY, "twin-registry"),
     Party(BusRole.DASHBOARD, "wallboard", sites=("bonn",)),
-    Party(BusRole.SOURCE, "plc-7", readings=("plant/bonn/rig-1/#",)),
+    Party(BusRole.OPERATOR, "shift-1", sites=("bonn",)),
+    Party(BusRole.SOURCE, "plc-7", readings=("plant/bonn/rig-1/#",), commands=("commands/bonn/rig-1/#",)),
 )
 
 

@@ -15,12 +15,14 @@ from tests.support.parties import AGENTS, COORDINATOR, CUSTODIAN, LISTENER, PLAN
 
 PARTIES = (*fleet_parties(TRUST), *PLANT)
 AGENT, OTHER_AGENT = PLANT[0], PLANT[1]
+OPERATOR = next(p for p in PLANT if p.role is BusRole.OPERATOR)
 FLEET_ROLES = {BusRole.AGENT, BusRole.COORDINATOR, BusRole.CUSTODIAN, BusRole.VALIDATOR, BusRole.LISTENER}
 WRITERS = {
     "edge agent": {BusRole.AGENT},
     "coordinator": {BusRole.COORDINATOR},
     "custodian": {BusRole.CUSTODIAN},
     "listener": {BusRole.LISTENER},
+    "operator": {BusRole.OPERATOR},
     "anybody": FLEET_ROLES,
 }
 DIGEST = "ab" * 32
@@ -47,12 +49,13 @@ def own_topic(template: str, party: Party) -> str:
         "<to>": CUSTODIAN.address if party.user == COORDINATOR.address else COORDINATOR.address,
         "<from>": party.user,
         "<digest>": DIGEST,
+        "<user>": OPERATOR.user,
     }
     return re.sub(r"<\w+>", lambda hole: values[hole.group()], template)
 
 
 def test_the_table_is_read_whole() -> None:
-    assert len(TABLE) == 16
+    assert len(TABLE) == 21
     assert {writer for _, writer, _, _ in TABLE} == set(WRITERS)
 
 
@@ -74,7 +77,9 @@ def test_every_topic_function_is_a_line_of_the_table() -> None:
     built = [getattr(of, name) for name in plain]
     built += [of.commitment(AGENT.user), of.receipt(AGENT.user), of.installed(AGENT.user)]
     built += [of.fetch(COORDINATOR.address, AGENT.user), of.chunk(AGENT.user, DIGEST)]
-    built += [topics.twin_state("bonn", "rig-1")]
+    of_twins = (topics.twin_state, topics.twin_delta, topics.twin_schema, topics.twin_event, topics.desired_set)
+    built += [topic("bonn", "rig-1") for topic in of_twins]
+    built += [topics.desired_answer("bonn", "rig-1", "shift-1")]
     built += [topics.agent("bonn", "gateway-1", leaf) for leaf in ("availability", "status")]
     filters = {re.sub(r"<\w+>", "+", template) for template, *_ in TABLE}
     matched = {f for f in filters for topic in built if Topic(topic).matches(f)}
@@ -92,8 +97,9 @@ def test_every_topic_has_a_reader() -> None:
 @pytest.mark.parametrize("party", PARTIES, ids=lambda p: f"{p.role}-{p.user[:8]}")
 def test_nobody_has_a_multi_level_wildcard_in_gemels_topics(party: Party) -> None:
     for _, topic_filter in rights(party, TRUST):
-        assert topic_filter.startswith("gemel/v1/") or topic_filter in party.readings
-        assert topic_filter in party.readings or "#" not in topic_filter
+        of_the_plant = topic_filter in (*party.readings, *party.commands)
+        assert topic_filter.startswith("gemel/v1/") or of_the_plant
+        assert of_the_plant or "#" not in topic_filter
 
 
 def test_custodian_may_read_no_chunk_but_the_coordinators() -> None:
@@ -123,6 +129,21 @@ def test_dashboard_sees_the_twins_of_its_sites_only_and_writes_nothing() -> None
     assert not may(dashboard, "read", topics.twin_state("lyon", "rig-3"))
     assert all(access == "read" for access, _ in rights(dashboard, TRUST))
     assert not any("/learning/" in topic_filter for _, topic_filter in rights(dashboard, TRUST))
+
+
+def test_operator_asks_at_its_sites_only_and_hears_no_others_answers() -> None:
+    assert may(OPERATOR, "write", topics.desired_set("bonn", "rig-1"))
+    assert not may(OPERATOR, "write", topics.desired_set("lyon", "rig-3"))
+    assert may(OPERATOR, "read", topics.desired_answer("bonn", "rig-1", OPERATOR.user))
+    assert not may(OPERATOR, "read", topics.desired_answer("bonn", "rig-1", "somebody"))
+    assert may(OPERATOR, "read", topics.twin_state("bonn", "rig-1"))
+
+
+def test_command_goes_from_the_agent_to_the_source_and_to_nobody_else() -> None:
+    (command,) = AGENT.commands
+    topic = command.replace("#", "valve")
+    assert [p.user for p in PARTIES if may(p, "write", topic)] == [AGENT.user]
+    assert "plc-7" in [p.user for p in PARTIES if may(p, "read", topic)]
 
 
 def test_fleet_parties_are_those_that_trust_names() -> None:
