@@ -1,12 +1,6 @@
-"""What an operator can see of one edge agent in Prometheus, beside what every service has (gemel/host/metrics.py).
-
-gemel_windows_total{outcome}  counter  windows finished, labelled and dropped; readings and inspections unmatched
-gemel_twin_version            gauge    version of the twin published last
-"""
+"""What one edge agent counts; names and meanings stand in the house's table (gemel/host/metrics.py)."""
 
 from __future__ import annotations
-
-from prometheus_client import Counter, Gauge
 
 from edge_agent.sensors import Fault
 from gemel.host.metrics import Metrics
@@ -21,10 +15,8 @@ class AgentMetrics:
         for fault in Fault:  # present from the start, so that a first fault shows as a rise
             self._readings.labels("refused", fault.value)
         self._latency = metrics.sensor_to_twin_s
-        self._windows = Counter(
-            "gemel_windows", "Windows, by what became of them.", ["outcome"], registry=metrics.registry
-        )
-        self._version = Gauge("gemel_twin_version", "Version of the twin published last.", registry=metrics.registry)
+        self._windows = metrics.windows
+        self._version = metrics.twin_version
 
     def accepted(self) -> None:
         """One reading entered the twin."""

@@ -422,7 +422,7 @@ class Chain(Protocol):
 
     @property
     def lag_blocks(self) -> int:
-        """Blocks between the head as `events` saw it last and the last block whose events are finished. Asks nobody."""
+        """Blocks from the last whose events are finished to the head, as `events` saw it last."""
         ...
 
     def events(self, checkpoint: Path) -> AsyncIterator[ChainEvent]:

@@ -50,7 +50,7 @@ async def _serve(host: Host[RegistrySettings]) -> None:
                 where = f"{settings.api_host}:{settings.api_port}"
                 raise ConfigError("settings", "api_port", f"a free port, which {where} is not ({error})") from error
             _log.info("serving", api=f"http://{settings.api_host}:{runner.addresses[0][1]}")
-            await Keeper(store, host.clock, host.metrics.registry).subscribe(bus)
+            await Keeper(store, host.clock, host.metrics.registry_messages).subscribe(bus)
             host.ready()
             await host.stopping.wait()
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import structlog
-from prometheus_client import REGISTRY, CollectorRegistry, Counter
+from prometheus_client import Counter
 
 from gemel.errors import Malformed, PeerError, Refused
 from gemel.ports import Bus, BusMessage, Clock, TwinStore
@@ -20,12 +20,8 @@ _log = structlog.get_logger("gemel.registry")
 class Keeper:
     """Subscribes to every twin and agent of the plant. The broker hears of a message when it is on disk."""
 
-    def __init__(self, store: TwinStore, clock: Clock, metrics: CollectorRegistry = REGISTRY) -> None:
-        self._store, self._clock = store, clock
-        self._messages = Counter(
-            "gemel_registry_messages", "Messages of twins and agents, by what became of them", ("outcome", "reason"),
-            registry=metrics,
-        )  # fmt: skip
+    def __init__(self, store: TwinStore, clock: Clock, messages: Counter) -> None:
+        self._store, self._clock, self._messages = store, clock, messages
 
     async def subscribe(self, bus: Bus) -> None:
         """Begin to listen."""

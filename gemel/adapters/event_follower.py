@@ -124,15 +124,22 @@ class Checkpoint:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES ('next', ?)", (str(number),))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Follower:
-    """Follows the contracts at `addresses` through one node."""
+    """Follows the contracts at `addresses` through one node, for one consumer."""
 
     node: EvmNode
     addresses: Sequence[Address]
     first_block: int = 0  # nothing of ours is below it
     confirmations: int = 0  # blocks that must lie above an event's
     poll_s: float = 0.25
+    _head: int = -1  # the highest block when we looked last
+    _finished: int = -1  # the last block whose events the consumer has finished
+
+    @property
+    def lag_blocks(self) -> int:
+        """Blocks between the head and what is finished, as of the last look; 0 before the first."""
+        return max(0, self._head - self._finished)
 
     async def events(self, path: Path) -> AsyncIterator[ChainEvent]:
         """Endless. While no node answers it waits, and says so once in the log.
@@ -145,8 +152,10 @@ class Follower:
             while True:
                 while (entry := checkpoint.waiting()) is not None:
                     position, event = entry
+                    self._finished = event.block - 1
                     yield event
                     checkpoint.delivered(position)
+                self._finished = checkpoint.next_block(self.first_block) - 1
                 try:
                     if not pinned:
                         checkpoint.pin(await self._identity())
@@ -169,6 +178,7 @@ class Follower:
     async def _search(self, checkpoint: Checkpoint) -> bool:
         """Search the next stretch of blocks; False if there is none, or it changed under our hands."""
         head = await self.node.head()
+        self._head = head.number
         if not await self._still_canonical(checkpoint, head):
             return True
         first = checkpoint.next_block(self.first_block)
@@ -184,6 +194,7 @@ class Follower:
         if any(hashes.get(log.block, log.block_hash) != log.block_hash for log in logs):
             return False
         checkpoint.advance(last + 1, headers, [event for log in logs if (event := _event(log)) is not None])
+        self._finished = last
         return True
 
     async def _still_canonical(self, checkpoint: Checkpoint, head: Header) -> bool:

@@ -192,6 +192,11 @@ class EvmChain:
             if len(page) < _PARTIES_PAGE:
                 return found
 
+    @property
+    def lag_blocks(self) -> int:
+        """See `Chain`."""
+        return self._follower.lag_blocks
+
     def events(self, checkpoint: Path) -> AsyncIterator[ChainEvent]:
         """See `Chain`; while no node answers it waits instead of raising."""
         return self._follower.events(checkpoint)

@@ -54,6 +54,7 @@ async def open_chain_party(host: Host[S]) -> AsyncIterator[ChainParty]:
         ) as chain:
             checkpoint = settings.state_dir / "events.sqlite"
             watch = ChainWatch(chain, trust.task, checkpoint, host.clock, agents, validators)
+            host.metrics.chain_lag_blocks.set_function(lambda: chain.lag_blocks)
             await watch.refresh_parties()
             yield ChainParty(party, chain, watch, agents, validators)
 

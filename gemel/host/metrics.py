@@ -6,10 +6,10 @@
     gemel_messages_refused_total{kind,reason} counter  signed messages that did not hold
     gemel_readings_total{outcome,reason} counter    sensor readings taken and refused
     gemel_sensor_to_twin_seconds         histogram  from a reading's arrival to the broker's word for the twin
-    gemel_windows_total{outcome}         counter    an agent's windows (edge_agent/metrics.py)
-    gemel_twin_version                   gauge      the version published last (edge_agent/metrics.py)
-    gemel_registry_messages_total{outcome,reason}  counter  what the twin registry heard (twin_registry/keeping.py)
-    gemel_chain_lag_blocks               gauge      blocks between the chain's head and what we have followed
+    gemel_windows_total{outcome}         counter    an agent's windows: finished, labelled, dropped, unmatched
+    gemel_twin_version                   gauge      the version that an agent published last
+    gemel_registry_messages_total{outcome,reason}  counter  what the twin registry heard
+    gemel_chain_lag_blocks               gauge      blocks between the chain's head and what a service has finished
     gemel_loop_lag_seconds               histogram  how late the event loop wakes a sleeper
     gemel_mqtt_reconnects_total          counter    links to the broker after the first attempt
     gemel_mqtt_refused_total             counter    connections and subscriptions that the broker refused
@@ -18,11 +18,13 @@
     gemel_mqtt_publishes_failed_total    counter    publishes that the broker refused or never acknowledged
 
 A label holds one of a few words that are known when the code is written: never a round, a transaction or an address.
+What only some services have is registered by its first use, so that nobody shows a zero that means nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -68,10 +70,34 @@ class Metrics:
         self.sensor_to_twin_s = Histogram(
             "gemel_sensor_to_twin_seconds", "From arrival to the twin.", buckets=_LATENCY_S, registry=registry
         )
-        self.chain_lag_blocks = Gauge("gemel_chain_lag_blocks", "Blocks behind the chain's head.", registry=registry)
         self.loop_lag_s = Histogram(
             "gemel_loop_lag_seconds", "How late the event loop wakes.", buckets=_LATENCY_S, registry=registry
         )
+
+    @cached_property
+    def windows(self) -> Counter:
+        """An agent's."""
+        return Counter("gemel_windows", "Windows, by what became of them.", ["outcome"], registry=self.registry)
+
+    @cached_property
+    def twin_version(self) -> Gauge:
+        """An agent's."""
+        return Gauge("gemel_twin_version", "Version of the twin published last.", registry=self.registry)
+
+    @cached_property
+    def registry_messages(self) -> Counter:
+        """The twin registry's."""
+        return Counter(
+            "gemel_registry_messages",
+            "Messages of twins and agents, by what became of them.",
+            ["outcome", "reason"],
+            registry=self.registry,
+        )
+
+    @cached_property
+    def chain_lag_blocks(self) -> Gauge:
+        """Of a service that follows the chain."""
+        return Gauge("gemel_chain_lag_blocks", "Blocks behind the chain's head.", registry=self.registry)
 
     def message_refused(self, kind: str, reason: str) -> None:
         """One signed message that did not hold."""

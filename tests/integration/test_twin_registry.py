@@ -12,11 +12,11 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 
 from gemel.adapters.clock import FakeClock
 from gemel.adapters.sqlite_twins import SqliteTwins
 from gemel.errors import StoreUnavailable
+from gemel.host.metrics import Metrics
 from gemel.ports import BusMessage
 from gemel.twin.state import blank, to_json
 from gemel.wire import topics
@@ -50,10 +50,10 @@ payloads = st.binary() | documents | documents.map(lambda data: data[: len(data)
 async def test_whatever_is_published_is_stored_or_counted_and_never_raised(
     messages: list[tuple[str, str, str, bytes]],
 ) -> None:
-    metrics = CollectorRegistry()
+    metrics = Metrics("test")
     with TemporaryDirectory() as folder:
         async with SqliteTwins(Path(folder) / "twins.sqlite") as store:
-            keeper = Keeper(store, FakeClock(), metrics)
+            keeper = Keeper(store, FakeClock(), metrics.registry_messages)
             for kind, site, name, payload in messages:
                 if kind == "twin":
                     await keeper.hear_twin(BusMessage(topics.twin_state(site, name), payload))
@@ -62,23 +62,23 @@ async def test_whatever_is_published_is_stored_or_counted_and_never_raised(
             for entry in await store.twins():
                 document = to_json(blank(entry.site, entry.asset))
                 assert ("twin", entry.site, entry.asset, document) in messages  # under its own name only
-    (family,) = metrics.collect()
+    (family,) = metrics.registry_messages.collect()
     assert sum(s.value for s in family.samples if s.name.endswith("_total")) == len(messages)
 
 
 async def test_machine_beyond_the_bound_is_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
-    metrics = CollectorRegistry()
+    metrics = Metrics("test")
     async with SqliteTwins(tmp_path / "twins.sqlite", max_machines=1) as store:
-        keeper = Keeper(store, FakeClock(), metrics)
+        keeper = Keeper(store, FakeClock(), metrics.registry_messages)
         for asset in ("a", "b", "a"):
             await keeper.hear_twin(BusMessage(topics.twin_state("north", asset), to_json(blank("north", asset))))
         assert [entry.asset for entry in await store.twins()] == ["a"]
     refused = {"outcome": "refused", "reason": "too_large"}
-    assert metrics.get_sample_value("gemel_registry_messages_total", refused) == 1
+    assert metrics.registry.get_sample_value("gemel_registry_messages_total", refused) == 1
 
 
 async def test_message_is_not_acknowledged_while_the_store_is_away() -> None:
-    keeper = Keeper(BrokenStore(), FakeClock(), CollectorRegistry())
+    keeper = Keeper(BrokenStore(), FakeClock(), Metrics("test").registry_messages)
     with pytest.raises(StoreUnavailable):  # out of the handler: the bus does not acknowledge
         await keeper.hear_twin(BusMessage(topics.twin_state("north", "a"), to_json(blank("north", "a"))))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,6 +107,26 @@ class Consumer:
 @pytest.fixture
 def node() -> ReorganisingNode:
     return ReorganisingNode()
+
+
+async def test_lag_counts_from_the_oldest_block_with_an_unfinished_event(
+    tmp_path: Path, node: ReorganisingNode
+) -> None:
+    node.extend([0, 1, 0, 1, 0])
+    follower = Follower(node, (CONTRACT,), poll_s=0)
+    assert follower.lag_blocks == 0  # nobody has looked yet
+    events = follower.events(tmp_path / "events.db")
+    assert (await anext(events)).block == 2
+    assert follower.lag_blocks == 4
+    assert (await anext(events)).block == 4
+    assert follower.lag_blocks == 2
+    looking = asyncio.ensure_future(anext(events))
+    while follower.lag_blocks:  # noqa: ASYNC110  nothing tells that it has looked again
+        await asyncio.sleep(0)
+    node.extend([0, 1])
+    assert (await looking).block == 7
+    assert follower.lag_blocks == 1
+    await events.aclose()
 
 
 _STEP = st.one_of(
