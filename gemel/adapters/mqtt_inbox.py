@@ -72,7 +72,7 @@ class Inbox:
         self._arrived.set()
 
     async def run(self, handler: Handler, concurrency: int = 1) -> None:
-        """Hand over at most `concurrency` messages at a time, in order, until closed. Raises what the handler raises."""
+        """Hand over at most `concurrency` messages at a time, in order, until closed. Raises as the handler."""
         free = asyncio.Semaphore(concurrency)
 
         async def hand_over(delivery: Delivery) -> None:
