@@ -84,7 +84,7 @@ def load_plan(path: Path) -> FleetPlan:
         plan = msgspec.convert(document, FleetPlan)
     except OSError as error:
         raise ConfigError(str(path), "plan", f"a readable file ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, msgspec.ValidationError) as error:
         raise ConfigError(str(path), "plan", str(error)) from error
     check_plan(plan, str(path))
     return plan

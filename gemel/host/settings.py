@@ -49,7 +49,7 @@ class BusSection(Section):
         if self.password_file is not None:
             try:
                 password = self.password_file.read_text().strip()
-            except OSError as error:
+            except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError("bus", "password_file", f"a readable file ({error})") from error
         settings = BusSettings(
             url=self.url,
@@ -108,7 +108,7 @@ class Settings(BaseSettings):
                 values = tomllib.loads(file.read_text())
             except OSError as error:
                 raise ConfigError(source, "file", f"a readable file ({error.strerror})") from error
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise ConfigError(source, "file", f"valid TOML: {error}") from error
         try:
             return cls(**{**values, **overrides})

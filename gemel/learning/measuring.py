@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import orjson
 
-from gemel.errors import ConfigError
+from gemel.errors import ConfigError, Malformed
 from gemel.learning.explaining import drift, explain_model
 from gemel.learning.task import Measured, Windows, load_task
 from gemel.wire import tensors
@@ -20,11 +22,11 @@ def save_windows(path: Path, windows: Windows) -> None:
 
 
 def load_windows(path: Path) -> Windows:
-    """Read a reference set. Raises ConfigError for a file that is none, Malformed for its content."""
+    """Read a reference set. Raises ConfigError for a file that is none."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Windows(arrays["inputs"], arrays["labels"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error, Malformed) as error:
         raise ConfigError(str(path), "reference", f"an npz with inputs and labels ({error})") from error
 
 
