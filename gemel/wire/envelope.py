@@ -61,6 +61,8 @@ class Kind(IntEnum):
     INSTALLED = 11
     FETCH = 12
     MODEL = 13
+    ROUND_REQUEST = 14
+    ROUND_ANSWER = 15
 
 
 @dataclass(frozen=True, slots=True)

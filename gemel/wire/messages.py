@@ -206,3 +206,30 @@ class Fetch(Body, frozen=True):
     transfer: Digest | None = None
     missing: tuple[tuple[Count, Count], ...] = ()
     model: Digest | None = None
+
+
+class Evidence(Body, frozen=True):
+    """One drift that an agent saw: an input's mean in its unit, or the share of a head's answers that were wrong."""
+
+    stream: str
+    since_ms: Millis  # source time
+    before: float
+    after: float
+    strength: Annotated[float, msgspec.Meta(ge=0)]  # in standard deviations of before, for an error in shares
+
+
+class RoundRequest(Body, frozen=True):
+    """An agent's machine is no longer what the model in use (the header's base) has learnt."""
+
+    reason: Literal["input_drift", "error_drift"]
+    evidence: Annotated[tuple[Evidence, ...], msgspec.Meta(min_length=1, max_length=64)]
+    examples: Count  # labelled windows that the agent has had since
+
+
+class RoundAnswer(Body, frozen=True):
+    """What became of a request, named by the time at which it was issued. A round follows when enough have asked."""
+
+    issued_at_ms: Millis
+    outcome: Literal["accepted", "refused"]
+    reason: str = ""
+    detail: str = ""

@@ -29,6 +29,10 @@ class Reason(StrEnum):
     PLAINTEXT = "plaintext"
     FORGED_SIZE = "forged_size"
     NOT_ADDRESSED = "not_addressed"  # the wrapping is not for us, or does not open
+    # the request for a round
+    BY_SCHEDULE = "by_schedule"  # rounds run without being asked for
+    RUNNING = "running"  # a round is under way
+    TOO_SOON = "too_soon"  # after this agent's last request
     # the model
     NOT_ABOVE = "not_above"  # deployment number not above the one in use
     NO_QUORUM = "no_quorum"

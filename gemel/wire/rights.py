@@ -16,6 +16,8 @@ granted here is refused. The broker is a second wall only: signatures, wrapping 
     deployment               x                x             x                x             (writes)
     model                    x                (writes)                       x
     installed/+                               x                                            x
+    round-request/+          (writes)         x
+    round-answer/<own>       x                (writes)
     fetch/<own>/+            x                x             x                x             x
     chunk/<holder>/+         coordinator's,   everybody's   the              everybody's
                              custodian's                    coordinator's
@@ -89,7 +91,8 @@ def rights(party: Party, trust: Trust) -> tuple[Right, ...]:
     """Everything that `party` may do, and nothing else. Raises ConfigError for a name that is no topic level."""
     match party.role:
         case BusRole.REGISTRY:
-            return _reads(topics.ALL_TWINS, topics.ALL_TWIN_EVENTS, topics.ALL_AVAILABILITY, topics.ALL_AGENT_STATUS)
+            of_twins = _reads(topics.ALL_TWINS, topics.ALL_BACKFILL, topics.ALL_TWIN_EVENTS)
+            return of_twins + _reads(topics.ALL_AVAILABILITY, topics.ALL_AGENT_STATUS)
         case BusRole.DASHBOARD:
             return _reads(*(f for site in party.sites for f in _words_of(topics.name(site, "site"))))
         case BusRole.SOURCE:
@@ -131,11 +134,14 @@ def _learning_rights(party: Party, trust: Trust) -> tuple[Right, ...]:
     match party.role:
         case BusRole.AGENT:
             reads = _reads(of.context, of.invitation, of.roster, of.receipt(own), of.deployment, of.model)
-            writes = _writes(of.commitment(own), of.installed(own))
+            reads += _reads(of.round_answer(own))
+            writes = _writes(of.commitment(own), of.installed(own), of.round_request(own))
             return reads + _reads(coordinator, custodian) + writes + anybody
         case BusRole.COORDINATOR:
             reads = _reads(of.context, of.commitment(), of.opened, of.deployment, of.installed(), of.chunk("+", "+"))
+            reads += _reads(of.round_request())
             writes = _writes(of.invitation, of.roster, of.receipt(), of.aggregate, of.candidate, of.model)
+            writes += _writes(of.round_answer())
             return reads + writes + anybody
         case BusRole.CUSTODIAN:
             reads = _reads(of.invitation, of.roster, of.aggregate, of.deployment, coordinator)
@@ -151,7 +157,14 @@ def _learning_rights(party: Party, trust: Trust) -> tuple[Right, ...]:
 def _plant_rights(agent: Party) -> tuple[Right, ...]:
     site, own = topics.name(agent.site, "site"), topics.name(agent.agent, "agent")
     assets = [topics.name(asset, "asset") for asset in agent.assets]
-    said = (topics.twin_state, topics.twin_delta, topics.twin_schema, topics.twin_event, topics.desired_answer)
+    said = (
+        topics.twin_state,
+        topics.twin_delta,
+        topics.twin_schema,
+        topics.twin_event,
+        topics.twin_backfill,
+        topics.desired_answer,
+    )
     writes = _writes(
         *(topic(site, asset) for asset in assets for topic in said),
         topics.agent(site, own, "availability"),

@@ -10,6 +10,7 @@ Addresses of the chain never appear in twin topics.
     gemel/v1/<site>/twin/<asset>/delta                 edge agent    0    no    what changed since the state before
     gemel/v1/<site>/twin/<asset>/schema                edge agent    1    yes   JSON Schema of state and delta
     gemel/v1/<site>/twin/<asset>/event                 edge agent    1    no    an alert was raised or cleared
+    gemel/v1/<site>/twin/<asset>/backfill              edge agent    1    no    revisions from while the link was down
     gemel/v1/<site>/twin/<asset>/desired/set           operator      1    no    a value that the machine shall have
     gemel/v1/<site>/twin/<asset>/desired/answer/<user>  edge agent   1    no    accepted | refused(reason)
     gemel/v1/<site>/agent/<name>/availability          edge agent    1    yes   online | offline (also its will)
@@ -25,6 +26,8 @@ Addresses of the chain never appear in twin topics.
     gemel/v1/<fleet>/learning/<task>/deployment        listener      1    yes   the approved model and its votes
     gemel/v1/<fleet>/learning/<task>/model             coordinator   1    no    where the wrapped model is
     gemel/v1/<fleet>/learning/<task>/installed/<dev>   edge agent    1    no    installed | refused(reason)
+    gemel/v1/<fleet>/learning/<task>/round-request/<dev>  edge agent  1    no    the machine has drifted: learn again
+    gemel/v1/<fleet>/learning/<task>/round-answer/<dev>  coordinator  1    no    accepted | refused(reason)
     gemel/v1/<fleet>/learning/<task>/fetch/<to>/<from> anybody       1    no    «send me these chunks»
     gemel/v1/<fleet>/learning/<task>/chunk/<from>/<digest>  anybody  1    no    chunks of an announced transfer
 
@@ -71,6 +74,11 @@ def twin_event(site: str, asset: str) -> str:
     return f"{ROOT}/{site}/twin/{asset}/event"
 
 
+def twin_backfill(site: str, asset: str) -> str:
+    """Revisions of one asset's twin that could not be published when they arose."""
+    return f"{ROOT}/{site}/twin/{asset}/backfill"
+
+
 def desired_set(site: str, asset: str) -> str:
     """Operator → agent: what one asset shall be."""
     return f"{ROOT}/{site}/twin/{asset}/desired/set"
@@ -87,6 +95,7 @@ def agent(site: str, agent_name: str, leaf: str) -> str:
 
 
 ALL_TWINS = f"{ROOT}/+/twin/+/state"
+ALL_BACKFILL = f"{ROOT}/+/twin/+/backfill"
 ALL_TWIN_EVENTS = f"{ROOT}/+/twin/+/event"
 ALL_AGENT_STATUS = f"{ROOT}/+/agent/+/status"
 ALL_AVAILABILITY = f"{ROOT}/+/agent/+/availability"
@@ -151,6 +160,14 @@ class Learning:
     def installed(self, device: Address = "+") -> str:
         """Agent → chain listener and coordinator."""
         return f"{self._base}/installed/{device}"
+
+    def round_request(self, device: Address = "+") -> str:
+        """Agent → coordinator."""
+        return f"{self._base}/round-request/{device}"
+
+    def round_answer(self, device: Address = "+") -> str:
+        """Coordinator → one agent."""
+        return f"{self._base}/round-answer/{device}"
 
     def fetch(self, to: Address, sender: Address = "+") -> str:
         """Anybody → the holder of a transfer."""
