@@ -3,9 +3,9 @@
 state_dir = "/var/lib/gemel/coordinator"
 trust_file = "/etc/gemel/trust.json"
 policy_file = "/etc/gemel/policy.json"
-key_file = "/etc/gemel/coordinator.json"
+key_file = "/etc/gemel/coordinator/key.json"
 task = "gemel.learning.tasks.hydraulic:task"
-reference_file = "/etc/gemel/reference.npz"
+reference_file = "/etc/gemel/coordinator/reference.npz"
 
 [bus]
 url = "mqtts://broker:8883"

@@ -1,12 +1,12 @@
 """What an edge agent is told at start (TOML; see gemel/host/settings.py).
 
-state_dir = "/var/lib/gemel/press-1"
+state_dir = "/var/lib/gemel/edge-agent/press-1"
 site = "north"
 name = "gateway-1"                # in the topics of availability and status
 asset = "press-1"                 # whose twin it keeps
-sensors_file = "sensors.toml"     # see edge_agent/sensors.py; relative to this file
-trust_file = "trust.json"         # with key_file: takes part in learning; without both: twins and infers only
-key_file = "agent.key"
+sensors_file = "/etc/gemel/edge-agent/press-1/sensors.toml"   # see edge_agent/sensors.py
+trust_file = "/etc/gemel/trust.json"    # with key_file: takes part in learning; without both: twins and infers only
+key_file = "/etc/gemel/edge-agent/press-1/key.json"
 
 [bus]
 url = "mqtts://broker.plant:8883"

@@ -83,7 +83,7 @@ def load(path: Path) -> Keys:
 
 
 def find(path: Path, environment: Mapping[str, str]) -> Path:
-    """Where the key file is: a systemd credential of the same name if there is one, else `path` itself."""
+    """Where a secret's file is: a systemd credential of the same name if there is one, else `path` itself."""
     folder = environment.get("CREDENTIALS_DIRECTORY")
     if folder is not None and (Path(folder) / path.name).is_file():
         return Path(folder) / path.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 import types
 import typing
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gemel.adapters import key_files
 from gemel.adapters.mqtt_bus import BusSettings
 from gemel.errors import ConfigError
 from gemel.host.logs import LogFormat, LogLevel
@@ -44,11 +46,14 @@ class BusSection(Section):
     max_payload_bytes: Annotated[int, Field(ge=1024, le=256 * 1024 * 1024)] = 1024 * 1024
 
     def settings(self, client_id: str) -> BusSettings:
-        """For the adapter. Raises ConfigError for a password file that cannot be read, or a url that is none."""
+        """For the adapter, with secrets from systemd's credentials where they are there (key_files.find).
+
+        Raises ConfigError for a password file that cannot be read, or a url that is none.
+        """
         password = None
         if self.password_file is not None:
             try:
-                password = self.password_file.read_text().strip()
+                password = _secret(self.password_file).read_text().strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError("bus", "password_file", f"a readable file ({error})") from error
         settings = BusSettings(
@@ -57,8 +62,8 @@ class BusSection(Section):
             username=self.username,
             password=password,
             ca_file=self.ca_file,
-            cert_file=self.cert_file,
-            key_file=self.key_file,
+            cert_file=self.cert_file and _secret(self.cert_file),
+            key_file=self.key_file and _secret(self.key_file),
             session_expiry_s=self.session_expiry_s,
             receive_maximum=self.receive_maximum,
             publish_deadline_s=self.publish_deadline_s,
@@ -66,6 +71,10 @@ class BusSection(Section):
         )
         _ = settings.address
         return settings
+
+
+def _secret(path: Path) -> Path:
+    return key_files.find(path, os.environ)
 
 
 class ChainSection(Section):

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
-UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
+from gemel.adapters import key_files
+from tests.support.parties import TRUST
+from tests.support.plans import POLICY
+
+REPOSITORY = Path(__file__).parents[2]
+UNITS = REPOSITORY / "deploy" / "systemd"
 NAMES = sorted(path.name for path in UNITS.glob("*.service"))
 SHARED = UNITS / "gemel-.service.d" / "10-shared.conf"
 MOST_EXPOSURE = 20  # tenths; systemd-analyze exits 1 above it
@@ -93,3 +102,80 @@ def test_unit_bounds_memory_and_takes_keys_as_credentials(name: str) -> None:
     assert "MemoryMax" in unit
     assert "LoadCredential" in unit
     assert ".key" not in "".join(unit["ExecStart"])
+
+
+# --- what the units start, for real -----------------------------------------------------------------
+
+PROGRAMS = {"/opt/gemel/bin/python": [], "/opt/gemel/bin/edge-agent": ["-m", "edge_agent"]}
+INSTANCE = "NAME"  # what %i becomes; the folder of the same name in deploy/systemd/etc
+
+
+def start(name: str, root: Path) -> subprocess.CompletedProcess[str]:
+    """The unit's ExecStart with its credentials, on a machine whose /etc and /var lie in `root`."""
+    unit = settings(UNITS / name)
+    (line,) = unit["ExecStart"]
+    program, *arguments = shlex.split(line.replace("%i", INSTANCE).replace("/etc/", f"{root}/etc/"))
+    return subprocess.run(
+        [sys.executable, *PROGRAMS[program], *arguments],
+        cwd=root,  # systemd starts in /: nothing may hang on where we are
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "CREDENTIALS_DIRECTORY": str(root / "credentials")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def install(name: str, root: Path) -> dict[str, Path]:
+    """/etc/gemel as deploy/systemd/etc has it, and the unit's credentials; returns these by their names."""
+    etc = root / "etc" / "gemel"
+    shutil.copytree(UNITS / "etc", etc)
+    for file in etc.rglob("*.toml"):
+        text = file.read_text().replace("/etc/", f"{root}/etc/").replace("/var/", f"{root}/var/")
+        file.write_text(text.replace("0x" + "2".zfill(40), TRUST.registry))
+    (etc / "trust.json").write_bytes(msgspec.json.encode(TRUST))
+    (etc / "policy.json").write_bytes(msgspec.json.encode(POLICY))
+    (etc / "ca.pem").write_text("not a certificate")
+    (root / "credentials").mkdir()
+    credentials = {}
+    for credential in settings(UNITS / name)["LoadCredential"]:
+        credential_name, _, source = credential.partition(":")
+        assert Path(source).name == credential_name  # by this name the service looks for it
+        assert Path(source).parent == Path("/etc/gemel", *_folder(name))
+        credentials[credential_name] = root / "credentials" / credential_name
+    if "key.json" in credentials:
+        key_files.create(credentials["key.json"])
+    for tls in ("tls.pem", "tls.key"):
+        credentials[tls].write_text("not PEM")
+    return credentials
+
+
+def _folder(name: str) -> tuple[str, ...]:
+    """Below /etc/gemel, where a unit's files lie."""
+    service = name.removesuffix(".service").removeprefix("gemel-")
+    return (service.rstrip("@"), "%i") if service.endswith("@") else (service,)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unit_starts_its_service_which_misses_its_configuration_where_the_unit_says(
+    name: str, tmp_path: Path
+) -> None:
+    ended = start(name, tmp_path)
+    assert ended.returncode == 2, ended.stderr
+    assert f"{tmp_path}/etc/gemel/" in ended.stderr
+    assert "a readable file" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_service_takes_the_example_configuration_and_its_keys_from_the_units_credentials(
+    name: str, tmp_path: Path
+) -> None:
+    credentials = install(name, tmp_path)
+    ended = start(name, tmp_path)
+    # The first thing wrong is the TLS that we broke on purpose: what is read before it was found and right.
+    assert ended.returncode == 2, ended.stderr
+    assert "bus: ca_file, cert_file, key_file: readable PEM files" in ended.stderr
+    assert f"{credentials['tls.pem']}, {credentials['tls.key']}" in ended.stderr
+    (state,) = settings(UNITS / name)["StateDirectory"]
+    assert (tmp_path / "var" / "lib" / state.replace("%i", INSTANCE)).is_dir()
