@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from coordinator import machine
 from coordinator.driver import Driver
 from coordinator.machine import Event, Round
 from coordinator.office import Office
-from gemel.errors import PeerError
+from gemel.errors import IllegalEvent, PeerError
 from gemel.exchange import admission
 from gemel.exchange.post import reason_of
 from gemel.ports import RoundState
@@ -42,8 +43,9 @@ async def _collect(office: Office, driver: Driver, round_: Round, entry: Entry) 
         error, event = None, machine.FrameTaken(entry.device)
     except PeerError as refusal:
         error, event = refusal, machine.FrameRefused(entry.device, reason_of(refusal))
-    await office.receipt(round_.number, entry.device, error)
-    await driver.feed(event)
+    await office.receipt(round_.number, entry.device, error, entry.transfer)
+    with contextlib.suppress(IllegalEvent):  # the deadline has struck, and the round gone on without this one
+        await driver.feed(event)
 
 
 async def add_frames(office: Office, round_: Round) -> Event:

@@ -300,6 +300,12 @@ def _close_list(round_: Round, now_ms: int) -> Step:
     return replace(round_, closing=True), (AnchorList(),)
 
 
+def _collecting(round_: Round, _event: RosterPublished, now_ms: int) -> Step:
+    """The time to reveal counts from here: a silent device holds a round whose list closed early no longer."""
+    reveal_until_ms = min(round_.reveal_until_ms, now_ms + round_.reveal_until_ms - round_.commit_until_ms)
+    return _enter(round_, State.COLLECTING, now_ms, reveal_until_ms=reveal_until_ms), (CollectFrames(),)
+
+
 def _frame(round_: Round, event: FrameTaken | FrameRefused, now_ms: int) -> Step:
     if round_.closing or event.device not in round_.entries:
         return round_, ()  # late, or no longer of interest: the collection is closed
@@ -341,7 +347,7 @@ def _added(round_: Round, event: SumAdded, _now_ms: int) -> Step:
 TABLE: dict[tuple[State, type[Event]], Callable[[Round, Any, int], Step]] = {
     (State.OPEN, CommitmentHeld): _committed,
     (State.OPEN, ListAnchored): _moves(State.LISTED, PublishRoster()),
-    (State.LISTED, RosterPublished): _moves(State.COLLECTING, CollectFrames()),
+    (State.LISTED, RosterPublished): _collecting,
     (State.COLLECTING, FrameTaken): _frame,
     (State.COLLECTING, FrameRefused): _frame,
     (State.COLLECTING, SumAdded): _added,

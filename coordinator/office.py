@@ -24,9 +24,10 @@ from gemel.host.workers import Workers
 from gemel.learning.task import Task
 from gemel.ports import Blobs, Chain, RoundRecord
 from gemel.wire import envelope
+from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import Kind
 from gemel.wire.messages import Policy, Receipt, encode
-from gemel.wire.types import Address
+from gemel.wire.types import NO_DIGEST, Address
 
 RECEIPT_EXPIRY_S = 3600
 
@@ -88,12 +89,15 @@ class Office:
         """Keep the round's state beside its messages, for report and audit."""
         await self.folder(round_).write("round.json", as_json(round_))
 
-    async def receipt(self, number: int, device: Address, error: PeerError | None) -> None:
-        """Tell a device what became of its commitment or frame, and count it."""
+    async def receipt(
+        self, number: int, device: Address, error: PeerError | None, frame: Transfer | None = None
+    ) -> None:
+        """Tell a device what became of its commitment or, named by its transfer, of its frame; and count it."""
+        transfer = NO_DIGEST if frame is None else frame.digest
         if error is None:
-            receipt = Receipt("accepted")
+            receipt = Receipt("accepted", transfer=transfer)
         else:
-            receipt = Receipt("refused", reason_of(error), detail_of(error))
+            receipt = Receipt("refused", reason_of(error), detail_of(error), transfer)
             log.warning("update refused", device=device, round=number, why=str(error))
         self.count_update(receipt.outcome, receipt.reason)
         topic = self.post.topics.receipt(device)

@@ -34,6 +34,7 @@ async def main(host: Host[CustodianSettings]) -> None:
             policy=read_policy(settings.policy_file),
             parameters=load_task(settings.task).manifest.size,
             keys_dir=settings.state_dir / "keys",
+            count_refusal=host.metrics.message_refused,
         )
         follow_chain(host, opened)
         coordinator = {party.trust.coordinator.address}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from gemel.errors import ChainReverted, PeerError, Refused, Unavailable
 from gemel.exchange import admission
 from gemel.exchange.chain_watch import RETRY_S, ChainWatch, Parties, RoundEnded
 from gemel.exchange.mailbox import Mailbox
-from gemel.exchange.post import Post
+from gemel.exchange.post import Post, reason_of
 from gemel.exchange.transfers import Transfers
 from gemel.host.workers import Workers
 from gemel.ports import Chain, Records, RoundRecord, RoundState
@@ -46,6 +47,7 @@ class Custodian:
     policy: Policy  # the one policy it makes keys for
     parameters: int  # of the task's model
     keys_dir: Path
+    count_refusal: Callable[[str, str], None]  # (kind, reason), for the metric
 
     async def listen(self) -> None:
         """Hear which updates the coordinator says are in the sum; the chain decides whether that is so."""
@@ -64,6 +66,8 @@ class Custodian:
                 log.info("round ended without an opening", number=number, state=ended.state.name.lower())
             except (PeerError, ChainReverted) as error:
                 log.warning("sum not opened", number=number, why=str(error))
+                if isinstance(error, PeerError):
+                    self.count_refusal("aggregate", reason_of(error))
                 await self.watch.reached(number, RoundState.OPENED, even_if_ended=True)
             except Unavailable as error:
                 log.warning("once more", number=number, why=str(error), retry_s=RETRY_S)

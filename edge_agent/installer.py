@@ -44,11 +44,18 @@ class Installer:
         """Hear deployments and model offers; call once."""
         await self.models.listen()
         listener = {self.post.trust.listener}
-        await self.post.hear(self.post.topics.deployment, Kind.DEPLOYMENT, listener, self._on_deployment)
+        topic = self.post.topics.deployment
+        await self.post.hear(
+            topic, Kind.DEPLOYMENT, listener, self._on_deployment, on_refused=self._on_refused_deployment
+        )
 
     async def _on_deployment(self, message: Envelope) -> None:
         await self.records.put(_KIND, "announced", envelope.pack(message))
         self._announced.set()
+
+    async def _on_refused_deployment(self, _header: Header, error: PeerError) -> None:
+        """Not the listener's word: nothing is done, and the status says why."""
+        self.note(refusal=str(error))
 
     async def run(self) -> None:
         """Bring the agent to the deployment that was announced last, for ever."""

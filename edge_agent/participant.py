@@ -100,12 +100,16 @@ class Participant:
                     return
                 await self._say_commitment(header, commitment)
         except TimeoutError:
+            in_use = self.model_in_use.current()
+            if in_use is None or in_use.digest != header.base:  # we train from nothing that we have not installed
+                raise Refused(Reason.WRONG_BASE, f"{header.base[:12]} is not the model in use") from None
             raise Refused(Reason.LATE, "the list closed before our update was ready") from None
         self.note(round=header.round, participation="committed")
         try:
             async with asyncio.timeout(self._left_s(invitation.reveal_until_ms)):
                 await self._reveal(header.round, commitment)
         except TimeoutError:
+            await self._forget_pending()
             raise Refused(Reason.LATE, "no roster came before the round's end") from None
 
     async def _committed(self, round_: int) -> Commitment | None:
@@ -198,6 +202,7 @@ class Participant:
         entry = Entry(update.sender, update.body_digest, update.weight, commitment.transfer)
         roster = decode(Roster, (await self.mailbox.take(Kind.ROSTER, round_)).body)
         if admission.root_of(roster.entries) != roster.root or entry not in roster.entries:
+            await self._forget_pending()
             raise Refused(Reason.NO_COMMITMENT, "the roster does not name our update")
         await self.transfers.offer(await asyncio.to_thread(self._frame_file.read_bytes))
         self.note(round=round_, participation="revealed")
@@ -206,9 +211,13 @@ class Participant:
         receipt = decode(Receipt, message.body)
         outcome = receipt.outcome if receipt.outcome == "accepted" else f"refused: {receipt.reason} {receipt.detail}"
         log.info("receipt", round=message.header.round, outcome=outcome)
-        self.note(round=message.header.round, participation=outcome.strip())
+        stored = await self.records.get(_KIND, "pending")
+        pending = None if stored is None else msgspec.json.decode(stored, type=Pending)
+        if pending is None or Commitment.parse(pending.commitment).transfer.digest != receipt.transfer:
+            return  # for what somebody else said in our name; a commitment of ours that fails is not on the roster
+        self.note(round=pending.round, participation=outcome.strip())
         if receipt.outcome == "refused":
-            await self._forget_pending(message.header.round)
+            await self._forget_pending()
 
     # --- rounding residuals: they advance only with an update that entered a model -------------------
 
@@ -233,19 +242,14 @@ class Participant:
         await asyncio.to_thread(self._frame_file.write_bytes, wrapped)
         await self.records.put(_KIND, "pending", msgspec.json.encode(Pending(round_, commitment.pack())))
 
-    async def _forget_pending(self, only_of: int | None = None) -> None:
-        """The last update (`only_of`: if it is of this round) entered no model, or its fate is settled.
-
-        The residual from before it counts again.
-        """
+    async def _forget_pending(self) -> None:
+        """The last update entered no model, or its fate is settled: the residual from before it counts again."""
         stored = await self.records.get(_KIND, "pending")
         if stored is None:
             return
-        pending = msgspec.json.decode(stored, type=Pending)
-        if only_of in (None, pending.round):
-            await self.transfers.withdraw(Commitment.parse(pending.commitment).transfer)
-            await asyncio.to_thread(self._frame_file.unlink, missing_ok=True)
-            await self.records.drop(_KIND, "pending")
+        await self.transfers.withdraw(Commitment.parse(msgspec.json.decode(stored, type=Pending).commitment).transfer)
+        await asyncio.to_thread(self._frame_file.unlink, missing_ok=True)
+        await self.records.drop(_KIND, "pending")
 
     async def deployed(self, round_: int) -> None:
         """The model of `round_` is installed: if our update is in it, its residual counts from now on."""

@@ -131,9 +131,10 @@ class Validator:
         owners = self._check_lists(record, roster, aggregate)
         context = await self._context(number)
         folder, terms = RoundFolder(self.state_dir, number), Terms(self.post.trust, number, record.base, self.policy)
-        async with asyncio.TaskGroup() as tasks:
-            for entry in aggregate.entries:
-                tasks.create_task(self._collect(folder, entry, terms, sha256(context)))
+        collecting = (self._collect(folder, entry, terms, sha256(context)) for entry in aggregate.entries)
+        for refusal in await asyncio.gather(*collecting, return_exceptions=True):
+            if refusal is not None:
+                raise refusal  # the first, by itself: a group of them would pass as our own fault
         frames = [folder.frames / entry.device for entry in sorted(aggregate.entries, key=lambda e: e.device)]
         total = await self.workers.run(sum_frames, context, self.policy.sealing, self.task.manifest.size, frames)
         if sha256(total) != record.sum_digest:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gemel.errors import Refused
 from gemel.wire import boxes, envelope, merkle
-from gemel.wire.envelope import Envelope, Expected, Header, Kind
+from gemel.wire.envelope import HEADER_BYTES, Envelope, Expected, Header, Kind
 from gemel.wire.messages import Commitment, Entry, Policy
 from gemel.wire.reasons import Reason
 from gemel.wire.trust import Trust
@@ -56,6 +56,8 @@ def read_commitment(message: Envelope, terms: Terms, agents: Container[Address])
         raise Refused(Reason.BAD_SIGNATURE, "the update is another device's")
     if not 0 < header.weight <= terms.policy.sealing.weight_cap:
         raise Refused(Reason.OVERWEIGHT, f"n_k {header.weight}, 1 to {terms.policy.sealing.weight_cap}")
+    if commitment.transfer.length < HEADER_BYTES + header.body_length:
+        raise Refused(Reason.WRONG_LENGTH, f"a transfer of {commitment.transfer.length} bytes holds no such frame")
     if commitment.transfer.length > terms.policy.max_frame_bytes + WRAPPING_BYTES:
         raise Refused(Reason.TOO_LARGE, f"{commitment.transfer.length} bytes")
     return Entry(header.sender, header.body_digest, header.weight, commitment.transfer)

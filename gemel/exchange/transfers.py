@@ -1,7 +1,8 @@
 """Large payloads: the holder offers, the receiver pulls the chunks it lacks, spooled to bounded disk.
 
-Files are named by digest: `out/<digest>` is offered, `in/<digest>.part` is on its way, with `in/<digest>.have`
-naming the chunks that are here. So both sides go on after a crash where they were.
+Files are named by digest: `out/<digest>` is offered, `in/<holder>-<digest>.part` is on its way, with `….have`
+beside it naming the chunks that are here. So both sides go on after a crash where they were, and a holder that
+announces another's transfer as its own gets into nobody's way.
 """
 
 from __future__ import annotations
@@ -106,10 +107,12 @@ class Transfers:
         give_up_s = self._post.clock.monotonic_s() + deadline_s
         while True:
             left_s = give_up_s - self._post.clock.monotonic_s()
-            payload = await self._pull(holder, transfer, _Intake(self._in, transfer), left_s)
+            payload = await self._pull(holder, transfer, _Intake(self._in, holder, transfer), left_s)
             if hashlib.sha256(payload).hexdigest() == transfer.digest:
                 return payload
-            log.warning("transfer came in wrong, once more", transfer=transfer.digest)
+            log.warning("transfer came in wrong, once more", holder=holder, transfer=transfer.digest)
+            if self._post.clock.monotonic_s() >= give_up_s:  # an empty one is complete before any deadline strikes
+                raise Refused(Reason.MISSING, f"nothing right came of {transfer.digest[:12]}")
 
     async def _pull(self, holder: Address, transfer: Transfer, intake: _Intake, deadline_s: float) -> bytes:
         topic = self._post.topics.chunk(holder, transfer.digest)
@@ -146,8 +149,9 @@ class Transfers:
 class _Intake:
     """One transfer on its way in: bytes in a part file, chunk numbers beside it."""
 
-    def __init__(self, folder: Path, transfer: Transfer) -> None:
-        self._part, self._have = folder / f"{transfer.digest}.part", folder / f"{transfer.digest}.have"
+    def __init__(self, folder: Path, holder: Address, transfer: Transfer) -> None:
+        name = f"{holder}-{transfer.digest}"
+        self._part, self._have = folder / f"{name}.part", folder / f"{name}.have"
         self._assembly = Assembly(transfer)
         self._moved = asyncio.Event()
         self._writing = 0  # chunks that are accepted but not in the file yet

@@ -13,7 +13,7 @@ from gemel.errors import Malformed
 from gemel.wire.attestations import Vote
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import HEADER_BYTES
-from gemel.wire.types import Address, BoxKey, Count, Digest, Millis, Ppm, sha256
+from gemel.wire.types import NO_DIGEST, Address, BoxKey, Count, Digest, Millis, Ppm, sha256
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
@@ -142,11 +142,15 @@ class Roster(Body, frozen=True):
 
 
 class Receipt(Body, frozen=True):
-    """What became of a commitment or a frame."""
+    """What became of a commitment or a frame. Only for a listed frame does it name the transfer.
+
+    Whoever says nonsense in another's name has the coordinator send that other a refusal: it must not act on it.
+    """
 
     outcome: Literal["accepted", "refused"]
     reason: str = ""
     detail: str = ""
+    transfer: Digest = NO_DIGEST
 
 
 class Aggregate(Body, frozen=True):

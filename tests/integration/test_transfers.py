@@ -79,8 +79,8 @@ async def test_a_receiver_that_starts_again_asks_only_for_what_it_lacks(tmp_path
     transfer = describe(PAYLOAD)
     spool = tmp_path / "b" / "in"
     spool.mkdir(parents=True)
-    (spool / f"{transfer.digest}.part").write_bytes(PAYLOAD[:CHUNK_BYTES])
-    (spool / f"{transfer.digest}.have").write_bytes((0).to_bytes(4, "big"))
+    (spool / f"{HOLDER.address}-{transfer.digest}.part").write_bytes(PAYLOAD[:CHUNK_BYTES])
+    (spool / f"{HOLDER.address}-{transfer.digest}.have").write_bytes((0).to_bytes(4, "big"))
     async with embedded_broker() as url, holder(url, tmp_path / "a", {RECEIVER.address}) as offering:
         await offering.offer(PAYLOAD)
         async with watching(url, offering._post.topics.chunk(HOLDER.address, transfer.digest)) as sent:
@@ -93,8 +93,8 @@ async def test_a_spool_that_rotted_is_thrown_away_and_pulled_anew(tmp_path: Path
     transfer = describe(PAYLOAD)
     spool = tmp_path / "b" / "in"
     spool.mkdir(parents=True)
-    (spool / f"{transfer.digest}.part").write_bytes(b"\xff" * CHUNK_BYTES)
-    (spool / f"{transfer.digest}.have").write_bytes((0).to_bytes(4, "big"))
+    (spool / f"{HOLDER.address}-{transfer.digest}.part").write_bytes(b"\xff" * CHUNK_BYTES)
+    (spool / f"{HOLDER.address}-{transfer.digest}.have").write_bytes((0).to_bytes(4, "big"))
     async with embedded_broker() as url, holder(url, tmp_path / "a", {RECEIVER.address}) as offering:
         await offering.offer(PAYLOAD)
         async with party(url, RECEIVER, tmp_path / "b") as pulling:
