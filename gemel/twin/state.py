@@ -83,6 +83,25 @@ class RunningModel(msgspec.Struct, frozen=True):
     deployment: Count
 
 
+class DriftKind(StrEnum):
+    """What has drifted."""
+
+    INPUT = "input"  # the mean of a quantity over a window
+    ERROR = "error"  # the share of a head's answers that inspections found wrong
+
+
+class Drift(msgspec.Struct, frozen=True):
+    """What is no longer as the model in use has learnt it: since when, from where to where, and how strong."""
+
+    kind: DriftKind
+    since_ms: Millis  # source time
+    before: float
+    after: float
+    strength: Annotated[float, msgspec.Meta(ge=0)]  # in standard deviations of before; an error: in shares
+    asked_ms: Millis | None = None  # when a round was asked for because of it, last
+    answer: str = ""  # the coordinator's
+
+
 class Twin(msgspec.Struct, frozen=True):
     """What is known of one machine. Begin with `blank`."""
 
@@ -93,6 +112,7 @@ class Twin(msgspec.Struct, frozen=True):
     properties: Annotated[dict[Name, Property], msgspec.Meta(max_length=MAX_PROPERTIES)]
     health: Annotated[dict[Name, Diagnosis], msgspec.Meta(max_length=MAX_PROPERTIES)]
     model: RunningModel | None
+    drift: Annotated[dict[Name, Drift], msgspec.Meta(max_length=MAX_PROPERTIES)] = {}  # by input, or `error.HEAD`
 
 
 def blank(site: str, asset: str) -> Twin:
@@ -157,8 +177,15 @@ def install(twin: Twin, model: RunningModel | None) -> Twin:
     return twin if twin.model == model else _changed(twin, model=model, health={})
 
 
+def adrift(twin: Twin, drift: Mapping[str, Drift]) -> Twin:
+    """Replace what has drifted."""
+    return twin if twin.drift == drift else _changed(twin, drift=dict(drift))
+
+
 def merge(one: Twin, other: Twin) -> Twin:
     """What two documents of one machine know together: of each property the younger, of models the later.
+
+    What has drifted is the later document's: it may also come to an end.
 
     Idempotent, commutative and associative. Raises ValueError for documents of two machines.
     """
@@ -169,8 +196,7 @@ def merge(one: Twin, other: Twin) -> Twin:
     else:
         health = max(one, other, key=_model_order).health
     return replace(
-        one,
-        version=max(one.version, other.version),
+        max(one, other, key=_version_order),
         properties=_youngest(one.properties, other.properties),
         health=health,
         model=max(one, other, key=_model_order).model,
@@ -213,6 +239,11 @@ def _heard_ms(twin: Twin) -> int:
 
 def _model_order(twin: Twin) -> tuple[int, str]:
     return (twin.model.deployment, twin.model.digest) if twin.model else (-1, "")
+
+
+def _version_order(twin: Twin) -> tuple[int, bytes]:
+    """Documents of one version are told apart by the bytes of what comes from the later one whole."""
+    return twin.version, msgspec.json.encode(twin.drift, order="sorted")
 
 
 _Dated = TypeVar("_Dated", Property, Diagnosis)
