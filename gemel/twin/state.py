@@ -9,7 +9,15 @@ twin comes back, so `after is before` says that there is nothing to publish. On 
      "health": {"cooler": {"condition": "reduced", "confidence": 0.71, "source_time_ms": 1700000000000,
                            "quality": "good",
                            "top_inputs": [{"input": "TS1", "weight": 0.41}]}},
-     "model": {"digest": "…64 hex…", "deployment": 3}}
+     "model": {"digest": "…64 hex…", "deployment": 3},
+     "settable": {"speed": {"unit": "rpm", "minimum": 0, "maximum": 3000}},
+     "desired": {"speed": {"id": "shift-1.17", "value": 1500, "unit": "rpm", "state": "applied", "reason": "",
+                           "version": 40, "since_ms": 1700000000000, "deadline_ms": 1700000060000}},
+     "alerts": {"hot-oil": {"id": "hot-oil-3", "kind": "value", "property": "TS1", "severity": "warning",
+                            "text": "oil is hot", "raised_ms": 1700000000000, "value": 71.5}}}
+
+What was heard, what the model says, what shall be and what is wrong stand in one document under one version;
+gemel/twin/addresses.py gives readings and diagnoses one kind of name.
 
 Order is decided by source time, the clock of the machine: a reading that comes late never overwrites a younger
 one. Age is decided by ingest time, our own clock, because a machine's clock may be wrong.
@@ -17,7 +25,7 @@ one. Age is decided by ingest time, our own clock, because a machine's clock may
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated, Final, Literal, TypeVar
 
@@ -34,6 +42,7 @@ MAX_PROPERTIES = 4096
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 TopicLevel = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]  # as gemel.wire.topics.name
+RequestId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{1,64}\Z")]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 
 
@@ -47,6 +56,7 @@ class Quality(StrEnum):
 
 
 _DOUBT = {quality: rank for rank, quality in enumerate(Quality)}
+_CARRIED = {quality: quality for quality in Quality} | {Quality.BAD: Quality.UNCERTAIN}  # its value was not used
 
 
 class Property(msgspec.Struct, frozen=True):
@@ -83,6 +93,63 @@ class RunningModel(msgspec.Struct, frozen=True):
     deployment: Count
 
 
+class Settable(msgspec.Struct, frozen=True):
+    """A property that may be asked for: in which unit, and from where to where."""
+
+    unit: str
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+class DesiredState(StrEnum):
+    """How far a desired value has come. Nothing follows `applied` or `failed` but a new request."""
+
+    PENDING = "pending"
+    APPLIED = "applied"
+    FAILED = "failed"
+
+
+class Desired(msgspec.Struct, frozen=True):
+    """The latest request for one property, and what became of it (gemel/twin/desired.py)."""
+
+    id: RequestId
+    value: float
+    unit: str
+    deadline_ms: Millis
+    version: Count  # of the twin in which it was asked for
+    since_ms: Millis  # since when it is in this state
+    state: DesiredState
+    reason: str = ""  # why it failed, or what it still waits for
+
+
+class Severity(StrEnum):
+    """How soon somebody must look."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class AlertKind(StrEnum):
+    """What an alert is about."""
+
+    VALUE = "value"  # a number beyond its bound
+    CONDITION = "condition"  # what the model says
+    STALE = "stale"  # a property that cannot be trusted: silent, or bad
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """An alert that stands. `id` names this occurrence: raised and cleared events carry it."""
+
+    id: str
+    kind: AlertKind
+    property: str  # an address (gemel/twin/addresses.py)
+    severity: Severity
+    text: str
+    raised_ms: Millis
+    value: float | str | None  # that raised it
+
+
 class DriftKind(StrEnum):
     """What has drifted."""
 
@@ -103,7 +170,7 @@ class Drift(msgspec.Struct, frozen=True):
 
 
 class Twin(msgspec.Struct, frozen=True):
-    """What is known of one machine. Begin with `blank`."""
+    """What is known of one machine. Begin with `blank`. `desired` goes by property, `alerts` by the rule's id."""
 
     schema: Literal["gemel.twin/1"]
     site: TopicLevel
@@ -112,6 +179,9 @@ class Twin(msgspec.Struct, frozen=True):
     properties: Annotated[dict[Name, Property], msgspec.Meta(max_length=MAX_PROPERTIES)]
     health: Annotated[dict[Name, Diagnosis], msgspec.Meta(max_length=MAX_PROPERTIES)]
     model: RunningModel | None
+    settable: Annotated[dict[Name, Settable], msgspec.Meta(max_length=MAX_PROPERTIES)] = {}
+    desired: Annotated[dict[Name, Desired], msgspec.Meta(max_length=MAX_PROPERTIES)] = {}
+    alerts: Annotated[dict[Name, Alert], msgspec.Meta(max_length=MAX_PROPERTIES)] = {}
     drift: Annotated[dict[Name, Drift], msgspec.Meta(max_length=MAX_PROPERTIES)] = {}  # by input, or `error.HEAD`
 
 
@@ -128,9 +198,12 @@ class Applied(StrEnum):
     TOO_OLD = "too_old"  # a younger reading stands
 
 
-def apply_reading(twin: Twin, name: str, reading: Property) -> tuple[Twin, Applied]:
-    """The twin after one reading of property `name`; only a reading with a younger source time changes it."""
-    standing = twin.properties.get(name)
+def apply_reading(twin: Twin, name: str, reading: Property, *, whatever_stands: bool = False) -> tuple[Twin, Applied]:
+    """The twin after one reading of property `name`; only a reading with a younger source time changes it.
+
+    Except `whatever_stands`: for a source whose clock was set back, or that says again what holds.
+    """
+    standing = None if whatever_stands else twin.properties.get(name)
     if standing is not None and reading.source_time_ms == standing.source_time_ms:
         return twin, Applied.DUPLICATE
     if standing is not None and reading.source_time_ms < standing.source_time_ms:
@@ -153,16 +226,28 @@ def distrust(twin: Twin, names: Mapping[str, str], now_ms: Millis) -> Twin:
     return _changed(twin, properties={**twin.properties, **changed}) if changed else twin
 
 
-def mark_stale(twin: Twin, stale_after_ms: Mapping[str, int], now_ms: Millis) -> Twin:
-    """Mark the properties whose last reading came in longer ago than their deadline; without one none ever is."""
+def mark_stale(twin: Twin, names: Iterable[str]) -> Twin:
+    """Mark properties that nothing was heard of within their deadline, or whose source has died."""
     stale = {
-        name: replace(standing, quality=Quality.STALE)
-        for name, standing in twin.properties.items()
-        if name in stale_after_ms
-        and standing.quality is not Quality.STALE
-        and now_ms - standing.ingest_time_ms > stale_after_ms[name]
+        name: replace(twin.properties[name], quality=Quality.STALE)
+        for name in names
+        if name in twin.properties and twin.properties[name].quality is not Quality.STALE
     }
     return _changed(twin, properties={**twin.properties, **stale}) if stale else twin
+
+
+def doubt_health(twin: Twin, inputs: Iterable[str]) -> Twin:
+    """Carry the quality of a model's inputs into what it says: stale makes stale, bad or uncertain makes uncertain.
+
+    What has been doubted stays so until the next diagnosis.
+    """
+    carried = [_CARRIED[twin.properties[name].quality] for name in inputs if name in twin.properties]
+    worst = max(carried, key=_DOUBT.__getitem__, default=Quality.GOOD)
+    health = {
+        name: replace(said, quality=max(said.quality, worst, key=_DOUBT.__getitem__))
+        for name, said in twin.health.items()
+    }
+    return twin if health == twin.health else _changed(twin, health=health)
 
 
 def diagnose(twin: Twin, model: RunningModel, health: Mapping[str, Diagnosis]) -> Twin:
@@ -177,6 +262,21 @@ def install(twin: Twin, model: RunningModel | None) -> Twin:
     return twin if twin.model == model else _changed(twin, model=model, health={})
 
 
+def offer(twin: Twin, settable: Mapping[str, Settable]) -> Twin:
+    """Say what may be asked for."""
+    return twin if twin.settable == settable else _changed(twin, settable=dict(settable))
+
+
+def desire(twin: Twin, desired: Mapping[str, Desired]) -> Twin:
+    """Replace what is desired."""
+    return twin if twin.desired == desired else _changed(twin, desired=dict(desired))
+
+
+def warn(twin: Twin, alerts: Mapping[str, Alert]) -> Twin:
+    """Replace the alerts that stand."""
+    return twin if twin.alerts == alerts else _changed(twin, alerts=dict(alerts))
+
+
 def adrift(twin: Twin, drift: Mapping[str, Drift]) -> Twin:
     """Replace what has drifted."""
     return twin if twin.drift == drift else _changed(twin, drift=dict(drift))
@@ -185,7 +285,7 @@ def adrift(twin: Twin, drift: Mapping[str, Drift]) -> Twin:
 def merge(one: Twin, other: Twin) -> Twin:
     """What two documents of one machine know together: of each property the younger, of models the later.
 
-    What has drifted is the later document's: it may also come to an end.
+    What is settable, desired, wrong and adrift is the later document's: each of them may also come to an end.
 
     Idempotent, commutative and associative. Raises ValueError for documents of two machines.
     """
@@ -195,8 +295,9 @@ def merge(one: Twin, other: Twin) -> Twin:
         health = _youngest(one.health, other.health)
     else:
         health = max(one, other, key=_model_order).health
+    later = max(one, other, key=_version_order)
     return replace(
-        max(one, other, key=_version_order),
+        later,
         properties=_youngest(one.properties, other.properties),
         health=health,
         model=max(one, other, key=_model_order).model,
@@ -243,7 +344,8 @@ def _model_order(twin: Twin) -> tuple[int, str]:
 
 def _version_order(twin: Twin) -> tuple[int, bytes]:
     """Documents of one version are told apart by the bytes of what comes from the later one whole."""
-    return twin.version, msgspec.json.encode(twin.drift, order="sorted")
+    sections = (twin.settable, twin.desired, twin.alerts, twin.drift)
+    return twin.version, msgspec.json.encode(sections, order="sorted")
 
 
 _Dated = TypeVar("_Dated", Property, Diagnosis)
