@@ -1,0 +1,316 @@
+"""A real edge agent that runs an approved model, and a hostile listener, coordinator or validator played by the test.
+
+Whatever they send, the agent keeps what it runs and says why in its retained status. The tests share one agent and
+take any order: each sends one deployment that must not be installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from gemel.twin.agent import AgentStatus, status_from_json
+from gemel.wire import boxes, envelope, tensors, topics
+from gemel.wire.attestations import ModelAttestation, Vote, attest
+from gemel.wire.envelope import Header, Kind
+from gemel.wire.identity import Identity
+from gemel.wire.messages import Context, Deployment, Fetch, Installed, Invitation, ModelOffer, decode, encode
+from gemel.wire.reasons import Reason
+from gemel.wire.tensors import Model
+from gemel.wire.types import NO_DIGEST, Digest, sha256
+from tests.support.fleet import SITE, Fleet, Player, fleet, in_one_task, opened
+from tests.support.tiny_task import task
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+AGENT = "gateway"
+ROUND = 7
+
+
+@dataclass(slots=True)
+class Plant:
+    """One running agent, and who it is to believe in the hands of the test."""
+
+    fleet: Fleet
+    listener: Player
+    coordinator: Player
+    custodian: Player
+    in_use: bytes = b""
+    number: int = 0  # of the deployment in use
+    deployments: list[bytes] = field(default_factory=list)  # every message by which something was installed
+    _last: int = 0
+
+    @property
+    def agent(self) -> str:
+        return self.fleet.address(AGENT)
+
+    def next_number(self) -> int:
+        """A deployment number that nobody has used."""
+        self._last += 1
+        return self._last
+
+    def votes(self, deployment: Deployment, /, *validators: Identity, **changes: object) -> tuple[Vote, ...]:
+        """Approvals of a deployment, really signed; `changes`: what was signed instead."""
+        facts = {
+            "task": self.fleet.trust.task,
+            "round": ROUND,
+            "deployment": deployment.deployment,
+            "parent": deployment.parent,
+            "model": deployment.model,
+            "accuracy": 900_000,
+            "baseline": 0,
+            "approved": True,
+        }
+        signed = msgspec.convert(facts | changes, ModelAttestation)
+        return tuple(
+            Vote(
+                validator.address,
+                signed.accuracy,
+                signed.baseline,
+                signed.approved,
+                attest(signed, self.fleet.trust.domain, validator).hex(),
+            )
+            for validator in validators
+        )
+
+    @property
+    def validators(self) -> tuple[Identity, ...]:
+        return tuple(self.fleet.keys[name].identity for name in self.fleet.plan.validator_names)
+
+    def approval(self, model: Digest, number: int | None = None) -> Deployment:
+        """A deployment with everything but votes."""
+        return Deployment(
+            deployment=self.next_number() if number is None else number,
+            parent=sha256(self.in_use) if self.in_use else NO_DIGEST,
+            model=model,
+            votes=(),
+            accuracy=900_000,
+            transaction=sha256(b"a transaction"),
+            block=1,
+        )
+
+    def approved(self, model: Digest, number: int | None = None) -> Deployment:
+        """A deployment that a quorum of the pinned validators has approved."""
+        deployment = self.approval(model, number)
+        return msgspec.structs.replace(deployment, votes=self.votes(deployment, *self.validators))
+
+    def signed(self, deployment: Deployment, by: Player | None = None) -> bytes:
+        body = encode(deployment)
+        return envelope.pack((by or self.listener).post.sign(Kind.DEPLOYMENT, body, round_=ROUND))
+
+    async def announce(self, message: bytes) -> None:
+        await self.listener.bus.publish(self.fleet.topics.deployment, message, retain=True)
+
+    async def offer(self, model: Digest, data: bytes, since: int) -> None:
+        """Wait until the agent asks for `model`, and offer it `data`."""
+
+        def asks(payload: bytes) -> bool:
+            request = decode(Fetch, payload[envelope.HEADER_BYTES :])
+            return Header.parse(payload).sender == self.agent and request.model == model
+
+        of = self.fleet.topics
+        await self.fleet.heard(of.fetch(self.coordinator.address, self.agent), since=since, where=asks)
+        wrapped = boxes.wrap(data, [self.fleet.keys[AGENT].box])
+        transfer = await self.coordinator.transfers.offer(wrapped)
+        await self.coordinator.post.say(of.model, Kind.MODEL, encode(ModelOffer(model, transfer)))
+
+    async def install(self, data: bytes) -> None:
+        """As an honest fleet does it."""
+        deployment, since = self.approved(sha256(data)), self.fleet.witness.now
+        message = self.signed(deployment)
+        await self.announce(message)
+        await self.offer(deployment.model, data, since)
+        report = await self.report(since)
+        assert (report.outcome, report.model) == ("installed", deployment.model), report
+        self.in_use, self.number = data, deployment.deployment
+        self.deployments.append(message)
+
+    async def report(self, since: int) -> Installed:
+        topic = self.fleet.topics.installed(self.agent)
+        return decode(Installed, (await self.fleet.heard(topic, since=since)).body)
+
+    async def status(self, word: str) -> AgentStatus:
+        """The latest status, as soon as that holds this word. A status is not said again where nothing changed."""
+        topic = topics.agent(SITE, AGENT, "status")
+
+        async def says() -> bool:
+            return word.encode() in self.fleet.witness.on(topic)[-1].payload
+
+        await self.fleet.until(says)
+        return status_from_json(self.fleet.witness.on(topic)[-1].payload)
+
+    async def expect_refusal(self, message: bytes, reason: Reason, word: str, served: bytes | None = None) -> None:
+        """The agent goes on with what it runs, and says in its status why; `served`: what it gets for the model."""
+        since = self.fleet.witness.now
+        await self.announce(message)
+        if served is not None:
+            await self.offer(decode(Deployment, message[envelope.HEADER_BYTES :]).model, served, since)
+        if Header.parse(message).sender == self.listener.address and reason != Reason.DIGEST_MISMATCH:
+            report = await self.report(since)
+            assert report.outcome == "refused"
+            assert report.reason.startswith(f"refused: {reason}"), report
+        status = await self.status(word)
+        assert status.refusal.startswith(f"refused: {reason}"), status.refusal
+        assert status.model is not None
+        assert (status.model.deployment, status.model.digest) == (self.number, sha256(self.in_use))
+        models = list((self.fleet.state(AGENT) / "models").iterdir())
+        assert [path.read_bytes() for path in models] == [self.in_use]
+
+
+def some_model(seed: int) -> bytes:
+    return tensors.to_bytes(task.initial_model(seed))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def plant(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Plant]:
+    """The agent runs its second deployment, so that there is an older one to replay."""
+    folder = tmp_path_factory.mktemp("refused-models")
+    owners = {AGENT: "a", "gateway-b": "b", "gateway-c": "c"}
+    async with in_one_task(fleet(folder, owners)) as founded:
+        listener, coordinator = await founded.play("listener"), await founded.play("coordinator")
+        await founded.give_examples(AGENT, seed=1)
+        await founded.start(AGENT)
+        plant = Plant(founded, listener, coordinator, await founded.play("custodian"))
+        await plant.install(some_model(1))
+        await plant.install(some_model(2))
+        yield plant
+
+
+async def test_approval_by_keys_that_are_not_pinned_is_refused(plant: Plant) -> None:
+    deployment = plant.approval(sha256(some_model(3)))
+    strangers = (Identity(b"\1" * 32), Identity(b"\2" * 32))
+    forged = msgspec.structs.replace(deployment, votes=plant.votes(deployment, *strangers))
+    await plant.expect_refusal(plant.signed(forged), Reason.NO_QUORUM, "not by the pinned validator")
+
+
+async def test_votes_in_pinned_names_by_other_keys_are_refused(plant: Plant) -> None:
+    deployment = plant.approval(sha256(some_model(3)))
+    strangers = plant.votes(deployment, Identity(b"\3" * 32), Identity(b"\4" * 32))
+    named = tuple(
+        msgspec.structs.replace(vote, validator=validator.address)
+        for vote, validator in zip(strangers, plant.validators, strict=True)
+    )
+    forged = msgspec.structs.replace(deployment, votes=named)
+    await plant.expect_refusal(plant.signed(forged), Reason.NO_QUORUM, plant.validators[0].address)
+
+
+async def test_too_few_votes_are_refused(plant: Plant) -> None:
+    deployment = plant.approval(sha256(some_model(3)))
+    one = msgspec.structs.replace(deployment, votes=plant.votes(deployment, plant.validators[0]))
+    await plant.expect_refusal(plant.signed(one), Reason.NO_QUORUM, "1 approvals, 2 needed")
+
+
+async def test_one_validators_vote_twice_is_one_vote(plant: Plant) -> None:
+    deployment = plant.approval(sha256(some_model(4)))
+    twice = msgspec.structs.replace(deployment, votes=plant.votes(deployment, *[plant.validators[1]] * 2))
+    await plant.expect_refusal(plant.signed(twice), Reason.NO_QUORUM, "1 approvals, 2 needed")
+
+
+async def test_votes_against_a_model_are_no_approval(plant: Plant) -> None:
+    deployment = plant.approval(sha256(some_model(3)))
+    against = plant.votes(deployment, *plant.validators, approved=False)
+    message = plant.signed(msgspec.structs.replace(deployment, votes=against))
+    await plant.expect_refusal(message, Reason.NO_QUORUM, "0 approvals, 2 needed")
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"model": sha256(b"another model")},
+        {"parent": sha256(b"another parent")},
+        {"deployment": 1000},
+        {"round": ROUND + 1},
+        {"task": "another-task"},
+    ],
+    ids=lambda what: next(iter(what)),
+)
+async def test_votes_over_something_else_are_refused(plant: Plant, what: dict[str, object]) -> None:
+    deployment = plant.approval(sha256(some_model(3)))
+    other = msgspec.structs.replace(deployment, votes=plant.votes(deployment, *plant.validators, **what))
+    await plant.expect_refusal(plant.signed(other), Reason.NO_QUORUM, "not by the pinned validator")
+
+
+async def test_replayed_older_approval_is_refused(plant: Plant) -> None:
+    await plant.expect_refusal(plant.deployments[0], Reason.NOT_ABOVE, "deployment 1, we run 2")
+
+
+async def test_another_model_under_the_number_in_use_is_refused(plant: Plant) -> None:
+    again = plant.approved(sha256(some_model(3)), plant.number)
+    await plant.expect_refusal(plant.signed(again), Reason.NOT_ABOVE, f"deployment {plant.number}, we run")
+
+
+async def test_deployment_that_the_listener_did_not_sign_is_refused(plant: Plant) -> None:
+    message = plant.signed(plant.approved(sha256(some_model(3))), by=plant.coordinator)
+    before = await refused_messages(plant, Reason.UNREGISTERED)
+    await plant.expect_refusal(message, Reason.UNREGISTERED, plant.coordinator.address)
+    assert await refused_messages(plant, Reason.UNREGISTERED) == before + 1
+
+
+async def test_deployment_whose_bytes_were_changed_on_the_way_is_refused(plant: Plant) -> None:
+    message = plant.signed(plant.approved(sha256(some_model(3))))
+    changed = message.replace(sha256(some_model(3)).encode(), sha256(some_model(5)).encode())
+    before = await refused_messages(plant, Reason.DIGEST_MISMATCH)
+    await plant.expect_refusal(changed, Reason.DIGEST_MISMATCH, "body is not the one that was signed")
+    assert await refused_messages(plant, Reason.DIGEST_MISMATCH) == before + 1
+
+
+async def refused_messages(plant: Plant, reason: Reason) -> float:
+    return await plant.fleet.metric(AGENT, "gemel_messages_refused_total", kind="deployment", reason=reason)
+
+
+async def test_model_whose_bytes_are_not_the_approved_ones_is_refused(plant: Plant) -> None:
+    message = plant.signed(plant.approved(sha256(some_model(3))))
+    await plant.expect_refusal(message, Reason.DIGEST_MISMATCH, "these bytes are not model", served=some_model(6))
+
+
+def with_nan() -> Model:
+    model = task.initial_model(1)
+    model["pump.bias"][0] = np.nan
+    return model
+
+
+def other_shapes() -> Model:
+    return {name: np.zeros((2, *values.shape), np.float32) for name, values in task.initial_model(1).items()}
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (tensors.to_bytes(with_nan()), "not finite"),
+        (tensors.to_bytes(other_shapes()), "not those of this task"),
+        (b"\xff" * 100, "not safetensors"),
+    ],
+    ids=["nan", "other shapes", "no model"],
+)
+async def test_approved_bytes_that_are_no_model_of_the_task_are_refused(plant: Plant, data: bytes, word: str) -> None:
+    message = plant.signed(plant.approved(sha256(data)))
+    await plant.expect_refusal(message, Reason.BROKEN_MODEL, word, served=data)
+
+
+async def test_invitation_from_a_crafted_base_gets_no_update(plant: Plant) -> None:
+    """Nobody trains from a model that was never approved: its update would tell what the base was crafted to ask."""
+    crafted, of = sha256(some_model(666)), plant.fleet.topics
+    now_ms = plant.coordinator.post.clock.now_ms()
+    context = await plant.custodian.transfers.offer(b"a sealing context")
+    invitation = Invitation(plant.fleet.plan.policy, context, now_ms, 1, now_ms + 1000, now_ms + 2000)
+    facts = {"round_": ROUND, "base": crafted, "policy": plant.fleet.plan.policy.digest}
+    await plant.custodian.post.say(of.context, Kind.CONTEXT, encode(Context(context)), **facts)
+    await plant.coordinator.post.say(of.invitation, Kind.INVITATION, encode(invitation), **facts)
+    status = await plant.status("not the model in use")
+    assert status.learning is not None
+    assert status.learning.participation.startswith(f"refused: {Reason.WRONG_BASE}")
+    assert status.model is not None
+    assert status.model.digest == sha256(plant.in_use)
+    assert not plant.fleet.witness.on(of.commitment(plant.agent))
+
+
+async def test_agent_that_refused_all_that_still_takes_what_is_approved(plant: Plant) -> None:
+    await plant.install(some_model(7))
+    status = await plant.status(sha256(some_model(7)))
+    assert status.refusal == ""
+    assert opened(plant.fleet.witness.on(plant.fleet.topics.installed(plant.agent))[-1]).header.sender == plant.agent
