@@ -15,16 +15,19 @@ import typer
 
 from edge_agent import status
 from edge_agent.examples import Examples
+from edge_agent.further_twins import FurtherTwins
 from edge_agent.history import History, read_history
 from edge_agent.inference import Inference
 from edge_agent.judging import Judgement, judge
 from edge_agent.learning import join
+from edge_agent.listening import Listening
 from edge_agent.metrics import AgentMetrics
 from edge_agent.model_in_use import InUse, ModelInUse
-from edge_agent.sensors import Decoder, SensorMap, load_sensor_map
+from edge_agent.sensing.hearing import Hearing
+from edge_agent.sensing.mapping import SensorMap, load_sensor_map
 from edge_agent.settings import AgentSettings
 from edge_agent.status import StatusBoard
-from edge_agent.twinning import LiveTwin, Twinning
+from edge_agent.twinning import LiveTwin, Twinning, kept_assets
 from gemel.adapters.mqtt_bus import MqttBus
 from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.errors import ConfigError, StoreUnavailable
@@ -75,7 +78,13 @@ async def _serve(host: Host[AgentSettings]) -> None:
         host.metrics.watch_bus(bus.counts)
         model_in_use = await ModelInUse.load(records, settings.state_dir / "models")
         board = StatusBoard(site, name, asset, bus=bus, clock=clock, examples=examples, model_in_use=model_in_use)
-        twin = await LiveTwin.load(site, asset, bus=bus, clock=clock, records=records, rate_hz=settings.twin_rate_hz)
+        metrics = AgentMetrics(host.metrics)
+
+        async def load_twin(asset: str) -> LiveTwin:
+            rate_hz = settings.twin_rate_hz
+            return await LiveTwin.load(site, asset, bus=bus, clock=clock, records=records, rate_hz=rate_hz)
+
+        twin = await load_twin(asset)
 
         async def judge_in_worker(model: InUse, window: Window) -> dict[str, Judgement]:
             return await workers.run(judge, settings.task, str(model.path), window.values)
@@ -83,8 +92,7 @@ async def _serve(host: Host[AgentSettings]) -> None:
         heads = tuple(head.name for head in task.heads)
         inference = Inference(heads, model_in_use, judge_in_worker, twin.diagnosed)
         twinning = Twinning(
-            mapping=mapping,
-            decoder=Decoder(mapping, task.heads),
+            properties=mapping.properties,
             twin=twin,
             windower=Windower(_shape(settings, task)),
             examples=examples,
@@ -92,11 +100,19 @@ async def _serve(host: Host[AgentSettings]) -> None:
             model_in_use=model_in_use,
             bus=bus,
             clock=clock,
-            metrics=AgentMetrics(host.metrics),
+            metrics=metrics,
         )
+        further = FurtherTwins(
+            settings.max_assets - 1, load_twin, properties=mapping.properties, clock=clock, metrics=metrics
+        )
+        await further.keep([kept for kept in await kept_assets(records, site) if kept != asset])
+        hearing = Hearing(mapping, task.heads, asset)
+        listening = Listening(asset, mapping, hearing, twinning, further, bus=bus, clock=clock, metrics=metrics)
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(twinning.run(), name="twinning"),
+                tasks.create_task(further.run(), name="further twins"),
+                tasks.create_task(listening.subscribe(), name="subscribe to sensors"),
                 tasks.create_task(inference.run(), name="inference"),
                 tasks.create_task(board.run(), name="status"),
             ]

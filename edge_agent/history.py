@@ -5,6 +5,7 @@ A folder with two CSV files, each with a header line, UTF-8, ascending in time; 
     sensors.csv        time,TS1,TS2,…         one column for each input of the task; an empty field is no reading
     inspections.csv    time,cooler,valve,…    the end of a cycle and the class of each head; empty or -1 is unknown
 
+Values are in the twin's units (`unit` of the sensor mapping).
 Times are ISO 8601 (UTC where they name no zone) or milliseconds since 1970. Readings that the sensor mapping would
 refuse count as missing, so that the same rules hold as for live data.
 """
@@ -16,12 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge_agent.sensors import HUGE, PropertyMap, SensorMap, checked_number, class_numbers, source_time_ms
+from edge_agent.sensing.mapping import PropertyMap, SensorMap
+from edge_agent.sensing.values import checked_number, class_numbers, source_time_ms
 from gemel.errors import ConfigError
 from gemel.learning.task import Head
 from gemel.twin.window import Collected, Example, Shape, Windower
 
-_ANY = PropertyMap(unit="", minimum=-HUGE, maximum=HUGE)
+_ANY = PropertyMap(unit="")
 
 
 @dataclass(slots=True)
@@ -38,7 +40,7 @@ class History:
 def read_history(folder: Path, mapping: SensorMap, heads: tuple[Head, ...], shape: Shape) -> History:
     """Gather the export's windows. Raises ConfigError naming the file, the line and what is allowed there."""
     windower, history = Windower(shape), History()
-    ranges = {name: p for source in mapping.source for name, p in source.properties.items()}
+    ranges = mapping.properties
     inspections = _inspections(folder / "inspections.csv", heads)
     pending = next(inspections, None)
     for time_ms, row in _rows(folder / "sensors.csv", shape.inputs):
@@ -50,7 +52,8 @@ def read_history(folder: Path, mapping: SensorMap, heads: tuple[Head, ...], shap
             if not row[name]:
                 continue
             history.readings += 1
-            value, fault = checked_number(_parsed(row[name]), ranges.get(name, _ANY))
+            wanted = ranges.get(name, _ANY)
+            value, fault = checked_number(_parsed(row[name]), wanted.minimum, wanted.maximum)
             if value is None or fault is not None:
                 history.refused += 1
             else:

@@ -100,7 +100,7 @@ class Inference:
         if self._model_in_use.current() != model:
             return
         self._record.answered(window, {head: judgement.label for head, judgement in judgements.items()})
-        quality = Quality.UNCERTAIN if window.filled else Quality.GOOD
+        quality = Quality.UNCERTAIN if window.filled or window.uncertain else Quality.GOOD
         self._tell(
             model.running,
             {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edge_agent.sensors import Fault
+from edge_agent.sensing.sieve import Verdict
+from edge_agent.sensing.values import Fault
 from gemel.host.metrics import Metrics
 from gemel.twin.window import Collected
 
@@ -14,17 +15,20 @@ class AgentMetrics:
         self._readings = metrics.readings
         for fault in Fault:  # present from the start, so that a first fault shows as a rise
             self._readings.labels("refused", fault.value)
+        for held in (Verdict.UNCHANGED, Verdict.WAITS):
+            self._readings.labels("held", held.value)
         self._latency = metrics.sensor_to_twin_s
         self._windows = metrics.windows
         self._version = metrics.twin_version
 
-    def accepted(self) -> None:
-        """One reading entered the twin."""
-        self._readings.labels("accepted", "").inc()
-
-    def refused(self, fault: Fault) -> None:
-        """One reading, or one message as a whole, did not count."""
-        self._readings.labels("refused", fault.value).inc()
+    def reading(self, outcome: Verdict | Fault) -> None:
+        """What became of one reading, or of one message as a whole."""
+        if isinstance(outcome, Fault):
+            self._readings.labels("refused", outcome.value).inc()
+        elif outcome in (Verdict.UNCHANGED, Verdict.WAITS):
+            self._readings.labels("held", outcome.value).inc()
+        else:
+            self._readings.labels("accepted", "").inc()
 
     def windows(self, collected: Collected) -> None:
         """What a message did to the windows."""

@@ -4,7 +4,7 @@ state_dir = "/var/lib/gemel/edge-agent/press-1"
 site = "north"
 name = "gateway-1"                # in the topics of availability and status
 asset = "press-1"                 # whose twin it keeps
-sensors_file = "/etc/gemel/edge-agent/press-1/sensors.toml"   # see edge_agent/sensors.py
+sensors_file = "/etc/gemel/edge-agent/press-1/sensors.toml"   # see edge_agent/sensing/mapping.py
 trust_file = "/etc/gemel/trust.json"    # with key_file: takes part in learning; without both: twins and infers only
 key_file = "/etc/gemel/edge-agent/press-1/key.json"
 
@@ -33,6 +33,7 @@ class AgentSettings(ServiceSettings):
     asset: TopicLevel
     sensors_file: Path
     task: str = "gemel.learning.tasks.hydraulic:task"
+    max_assets: Annotated[int, Field(ge=1, le=1000)] = 1  # twins kept; above 1, of machines that topics name
     twin_rate_hz: Annotated[float, Field(gt=0, le=1000)] = 5.0  # the twin is published at most so often
     max_fill_s: Annotated[int, Field(ge=0, le=60)] = 3  # the longest gap in a window that is filled
     examples_capacity: Annotated[int, Field(ge=1, le=1_000_000)] = 5_000

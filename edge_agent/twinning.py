@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Event, TaskGroup
+from collections.abc import Mapping
 
 import structlog
 from msgspec.structs import replace
@@ -11,31 +12,35 @@ from edge_agent.examples import Examples
 from edge_agent.inference import Inference
 from edge_agent.metrics import AgentMetrics
 from edge_agent.model_in_use import ModelInUse
-from edge_agent.sensors import Decoded, Decoder, Fault, SensorMap
+from edge_agent.sensing.decoding import Decoded
+from edge_agent.sensing.intake import Intake
+from edge_agent.sensing.mapping import PropertyMap
 from gemel.errors import BusUnavailable
-from gemel.ports import Bus, BusMessage, Clock, Records
+from gemel.ports import Bus, Clock, Records
 from gemel.twin.state import (
-    Applied,
     Diagnosis,
     RunningModel,
     Twin,
-    apply_reading,
     blank,
     diagnose,
-    distrust,
+    doubt_health,
     from_json,
     install,
-    mark_stale,
     to_json,
 )
 from gemel.twin.window import Collected, Windower
 from gemel.wire import topics
 
-AGEING_S = 1.0  # how often properties are looked at for staleness, and the link for its return
+AGEING_S = 1.0  # how often properties are looked at for staleness and held readings, and the link for its return
 RESERVED = 1000  # versions that may be published between two saves; a restart goes on above them
 _KIND = "twin"
-_REFUSED = {Applied.DUPLICATE: Fault.DUPLICATE, Applied.TOO_OLD: Fault.TOO_OLD}
 _log = structlog.get_logger("gemel.agent.twin")
+
+
+async def kept_assets(records: Records, site: str) -> list[str]:
+    """The assets of a site whose twins were saved."""
+    keys = [key.partition("/") for key, _ in await records.items(_KIND)]
+    return [asset for of_site, _, asset in keys if of_site == site]
 
 
 class LiveTwin:
@@ -115,7 +120,7 @@ class LiveTwin:
 
 
 class Twinning:
-    """Hears the sensors. A labelled window is on disk before the message that completed it is acknowledged.
+    """The agent's own asset. A labelled window is on disk before the message that completed it is acknowledged.
 
     The window that is filling is in memory only: a crash costs its readings.
     """
@@ -123,8 +128,7 @@ class Twinning:
     def __init__(
         self,
         *,
-        mapping: SensorMap,
-        decoder: Decoder,
+        properties: Mapping[str, PropertyMap],
         twin: LiveTwin,
         windower: Windower,
         examples: Examples,
@@ -134,48 +138,28 @@ class Twinning:
         clock: Clock,
         metrics: AgentMetrics,
     ) -> None:
-        self._mapping, self._decoder, self._twin, self._windower = mapping, decoder, twin, windower
+        self._twin, self._windower = twin, windower
         self._examples, self._inference, self._model_in_use = examples, inference, model_in_use
         self._bus, self._clock, self._metrics = bus, clock, metrics
+        self._intake = Intake(properties, twin.now, clock.now_ms(), clock.monotonic_s(), metrics.reading)
 
     async def run(self) -> None:
-        """Subscribe, and keep twin, windows and examples for ever."""
+        """Publish the twin, age it, and follow the model in use, for ever."""
         async with TaskGroup() as tasks:
             tasks.create_task(self._twin.run(self._metrics), name="publish twin")
             tasks.create_task(self._age(), name="age twin")
             tasks.create_task(self._follow_model(), name="follow model")
-            for topic_filter in self._mapping.filters:
-                await self._bus.subscribe(topic_filter, self.hear, qos=self._mapping.qos)
-            _log.info("hearing sensors", topics=self._mapping.filters, linked=self._bus.connected)
 
-    async def hear(self, message: BusMessage) -> None:
-        """One message from a sensor or an inspection. What does not hold is counted; raises StoreUnavailable."""
-        since_s, now_ms = self._clock.monotonic_s(), self._clock.now_ms()
-        decoded = self._decoder.decode(message.topic, message.payload, now_ms)
-        if decoded.fault is not None:
-            self._metrics.refused(decoded.fault)
-            _log.debug("refused", topic=message.topic, fault=decoded.fault)
-        twin = distrust(self._twin.now, decoded.suspects, now_ms)
-        twin, values = self._apply(twin, decoded)
-        self._twin.become(twin, since_s=since_s)
-        if values:
-            await self._collect(self._windower.add(decoded.readings[0].property.source_time_ms, values))
+    async def take(self, decoded: Decoded, now_ms: int, monotonic_s: float) -> None:
+        """What a message says of this asset. Raises StoreUnavailable."""
+        taken = self._intake.take(self._twin.now, decoded, now_ms, monotonic_s)
+        self._twin.become(taken.twin, since_s=monotonic_s)
+        if taken.clock_set_back:
+            self._windower.begin_anew()
+        for time_ms, values in sorted(taken.values.items()):
+            await self._collect(self._windower.add(time_ms, values.by_name, values.uncertain))
         if decoded.inspection is not None:
             await self._collect(self._windower.inspect(decoded.inspection.time_ms, decoded.inspection.labels))
-
-    def _apply(self, twin: Twin, decoded: Decoded) -> tuple[Twin, dict[str, float]]:
-        """The twin after the readings, and those that may enter a window: late ones too, bad ones not."""
-        values: dict[str, float] = {}
-        for reading in decoded.readings:
-            twin, applied = apply_reading(twin, reading.name, reading.property)
-            fault = reading.fault or _REFUSED.get(applied)
-            if fault is None:
-                self._metrics.accepted()
-            else:
-                self._metrics.refused(fault)
-            if reading.fault is None and reading.property.value is not None and applied is not Applied.DUPLICATE:
-                values[reading.name] = reading.property.value
-        return twin, values
 
     async def _collect(self, collected: Collected) -> None:
         await self._examples.add(collected.examples)
@@ -195,7 +179,8 @@ class Twinning:
     async def _age(self) -> None:
         linked = False
         while True:
-            self._twin.become(mark_stale(self._twin.now, self._mapping.stale_after_ms, self._clock.now_ms()))
+            aged = self._intake.tend(self._twin.now, self._clock.monotonic_s())
+            self._twin.become(doubt_health(aged, self._windower.shape.inputs))
             if self._bus.connected and not linked:
                 self._twin.publish_again()
             linked = self._bus.connected

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,12 +40,16 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """One closed window: float32 (length, inputs), all finite. `filled` counts the values that were made up."""
+    """One closed window: float32 (length, inputs), all finite.
+
+    `filled` counts the values that were made up, `uncertain` those that their source itself calls so.
+    """
 
     start_ms: int
     end_ms: int
     values: NDArray[np.float32]
     filled: int
+    uncertain: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,8 +80,8 @@ class Windower:
         self._previous_end_ms: int | None = None
         self._closed: deque[Window] = deque(maxlen=KEPT)
 
-    def add(self, time_ms: int, values: Mapping[str, float]) -> Collected:
-        """Readings of one instant; names that are no input of the window are ignored."""
+    def add(self, time_ms: int, values: Mapping[str, float], uncertain: Collection[str] = ()) -> Collected:
+        """Readings of one instant, some of them `uncertain`; names that are no input of the window are ignored."""
         wanted = {self._columns[name]: value for name, value in values.items() if name in self._columns}
         if not wanted:
             return Collected()
@@ -89,11 +93,16 @@ class Windower:
         if not self._open.put(time_ms, wanted):
             collected.unmatched += 1
             return collected
+        self._open.uncertain += sum(name in self._columns for name in uncertain)
         if self._open.full:
             finished = self._close(self._open)
             collected.windows = (*collected.windows, *finished.windows)
             collected.examples = (*collected.examples, *finished.examples)
         return collected
+
+    def begin_anew(self) -> None:
+        """Let the window that is filling go: the machine's clock was set back, so nothing would reach it."""
+        self._open = self._previous_end_ms = None
 
     def inspect(self, time_ms: int, labels: tuple[int, ...]) -> Collected:
         """The outcome of the cycle that ended at `time_ms`."""
@@ -140,6 +149,7 @@ class _Open:
         self.full_end_ms = start_ms + shape.length * shape.step_ms
         self.end_ms = self.full_end_ms  # earlier, where an inspection ended the cycle
         self.labels: tuple[int, ...] | None = None
+        self.uncertain = 0
 
     @property
     def full(self) -> bool:
@@ -166,7 +176,7 @@ class _Open:
         for column in self._values.T if filled else ():
             if not _fill(column, self._shape.max_fill):
                 return None
-        return Window(self._start_ms, self.end_ms, self._values, filled)
+        return Window(self._start_ms, self.end_ms, self._values, filled, self.uncertain)
 
 
 def _fill(column: NDArray[np.float32], max_fill: int) -> bool:

@@ -10,7 +10,7 @@ from edge_agent.examples import Examples
 from edge_agent.history import read_history
 from edge_agent.metrics import AgentMetrics
 from edge_agent.model_in_use import ModelInUse
-from edge_agent.sensors import load_sensor_map
+from edge_agent.sensing.mapping import load_sensor_map
 from edge_agent.twinning import LiveTwin
 from gemel.adapters.clock import SystemClock
 from gemel.adapters.sqlite_records import SqliteRecords

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge_agent.sensors import MAX_PAYLOAD_BYTES, Decoder, Fault, Inspection, Reading, load_sensor_map
+from edge_agent.sensing.decoding import MAX_PAYLOAD_BYTES, Decoder, Inspection, Reading
+from edge_agent.sensing.mapping import load_sensor_map
+from edge_agent.sensing.values import Fault
 from gemel.errors import ConfigError
 from gemel.learning.task import Head
 from gemel.twin.state import Property, Quality
@@ -37,7 +39,7 @@ HEADS = (Head("cooler", ("near_failure", "reduced", "full")), Head("pump", ("tig
 NOW_MS = 1_700_000_000_000
 SENSORS, INSPECTION = "plant/rig1/sensors", "plant/rig1/inspection"
 mapping = load_sensor_map(MAPPING.encode(), "sensors.toml")
-decoder = Decoder(mapping, HEADS)
+decoder = Decoder(mapping, HEADS, "rig1")
 
 
 def payload(**fields: Any) -> bytes:
@@ -164,8 +166,8 @@ def test_whatever_comes_decodes_without_an_exception(topic: str, body: bytes) ->
 
 
 def test_mapping_tells_units_deadlines_and_what_to_subscribe_to() -> None:
-    assert mapping.units == {"TS1": "degC", "SE": "%", "flow": "l/min"}
-    assert mapping.stale_after_ms == {"TS1": 2500}
+    assert {name: p.unit for name, p in mapping.properties.items()} == {"TS1": "degC", "SE": "%", "flow": "l/min"}
+    assert mapping.properties["TS1"].stale_after_s == 2.5
     assert mapping.filters == ("plant/rig1/sensors", "plant/+/flow", "plant/rig1/inspection")
 
 

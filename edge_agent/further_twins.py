@@ -1,0 +1,113 @@
+"""Twins of further machines that the sources speak of: kept and published, not diagnosed and not learned from.
+
+There are at most `bound` of them. One more is refused: its readings are counted, and the first time it is said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from edge_agent.metrics import AgentMetrics
+from edge_agent.sensing.decoding import Decoded
+from edge_agent.sensing.intake import Intake
+from edge_agent.sensing.mapping import PropertyMap
+from edge_agent.sensing.values import Fault
+from edge_agent.twinning import AGEING_S, LiveTwin
+from gemel.errors import BusRefused
+from gemel.ports import Clock
+
+_log = structlog.get_logger("gemel.agent.further")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    twin: LiveTwin
+    intake: Intake
+
+
+class FurtherTwins:
+    """The twins by asset. `load` brings one from the disk, or a blank one."""
+
+    def __init__(
+        self,
+        bound: int,
+        load: Callable[[str], Awaitable[LiveTwin]],
+        *,
+        properties: Mapping[str, PropertyMap],
+        clock: Clock,
+        metrics: AgentMetrics,
+    ) -> None:
+        self._bound, self._load, self._properties = bound, load, properties
+        self._clock, self._metrics = clock, metrics
+        self._kept: dict[str, _Kept] = {}
+        self._full = False
+        self._beginning = asyncio.Lock()
+        self._come: asyncio.Queue[_Kept] = asyncio.Queue()
+
+    async def keep(self, assets: Sequence[str]) -> None:
+        """Go on with those that were kept before."""
+        for asset in assets[: self._bound]:
+            await self._begin(asset)
+
+    async def take(self, decoded: Decoded, now_ms: int, monotonic_s: float) -> None:
+        """What a message says of a further asset."""
+        kept = self._kept.get(decoded.asset)
+        if kept is None:
+            if not decoded.readings:
+                return  # what nobody has read anything of yet needs no twin
+            kept = await self._begin(decoded.asset)
+            if kept is None:
+                self._refuse(decoded.asset)
+                return
+        taken = kept.intake.take(kept.twin.now, decoded, now_ms, monotonic_s)
+        kept.twin.become(taken.twin, since_s=monotonic_s)
+
+    async def run(self) -> None:
+        """Publish and age them for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._age(), name="age further twins")
+            while True:
+                kept = await self._come.get()
+                tasks.create_task(self._publish(kept.twin), name=f"publish twin of {kept.twin.now.asset}")
+
+    def publish_again(self) -> None:
+        """Publish all as they are, for a broker that may have forgotten them."""
+        for kept in self._kept.values():
+            kept.twin.publish_again()
+
+    async def _begin(self, asset: str) -> _Kept | None:
+        """None where there is no room for one more."""
+        async with self._beginning:  # messages of several subscriptions may name one asset at once
+            if asset in self._kept or len(self._kept) >= self._bound:
+                return self._kept.get(asset)
+            twin = await self._load(asset)
+            now_ms, monotonic_s = self._clock.now_ms(), self._clock.monotonic_s()
+            kept = _Kept(twin, Intake(self._properties, twin.now, now_ms, monotonic_s, self._metrics.reading))
+            self._kept[asset] = kept
+            self._come.put_nowait(kept)
+            _log.info("keeps a further twin", asset=asset, twins=len(self._kept), bound=self._bound)
+            return kept
+
+    def _refuse(self, asset: str) -> None:
+        self._metrics.reading(Fault.OVER_BOUND)
+        if not self._full:
+            self._full = True
+            event = "no twin for this asset: max_assets are kept; more of this kind are only counted"
+            _log.error(event, asset=asset, max_assets=self._bound + 1)
+
+    async def _publish(self, twin: LiveTwin) -> None:
+        try:
+            await twin.run(self._metrics)
+        except BusRefused as refusal:
+            _log.error("the broker refuses the twin of a further asset", asset=twin.now.asset, error=str(refusal))
+
+    async def _age(self) -> None:
+        while True:
+            monotonic_s = self._clock.monotonic_s()
+            for kept in self._kept.values():
+                kept.twin.become(kept.intake.tend(kept.twin.now, monotonic_s))
+            await self._clock.sleep(AGEING_S)

@@ -1,0 +1,1 @@
+"""From what a plant publishes to readings of twins: mapping, units, decoding, Sparkplug B, and what may pass on."""
