@@ -65,6 +65,6 @@ $(USER_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 # torchvision's own dependency would be resolved against its torch build; --no-deps keeps the one above.
 $(DEV_STAMP): $(USER_STAMP)
 	@echo "==> installing what lint and tests need"
-	@$(PIP) install -e '.[dev]' -c constraints.txt
+	@$(PIP) install -e '.[dev,drift]' -c constraints.txt
 	@$(PIP) install --no-deps $(VISION)
 	@touch $@

@@ -5,6 +5,7 @@ from __future__ import annotations
 from coordinator.driver import Driver
 from coordinator.model_desk import ModelDesk
 from coordinator.office import Office
+from coordinator.requesting import RequestDesk
 from coordinator.service import Service, performers
 from coordinator.settings import CoordinatorSettings
 from coordinator.votes import Votes
@@ -53,7 +54,7 @@ async def main(host: Host[CoordinatorSettings]) -> None:
             on_stored=office.archive,
         )
         desk = ModelDesk(office)
-        service = Service(office, driver)
+        service = Service(office, driver, RequestDesk(office, party.records))
         follow_chain(host, opened, votes.on_event)
         custodian = {party.trust.custodian.address}
         await serve_transfers(host, party, AnyOf(opened.agents, opened.validators, custodian), desk.requested)

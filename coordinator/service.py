@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,9 +11,12 @@ import structlog
 from coordinator import collecting, deciding, inviting, machine
 from coordinator.driver import RETRY_S, Driver, Performer
 from coordinator.office import Office
+from coordinator.requesting import RequestDesk
 from gemel.errors import Unavailable
 from gemel.ports import RoundState
 from gemel.wire.envelope import Kind
+
+MODEL_LOOK_S = 30.0  # how soon a rollback is noticed while requests are awaited
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +47,7 @@ class Service:
 
     office: Office
     driver: Driver
+    desk: RequestDesk
 
     async def listen(self) -> None:
         """Subscribe; call once. A stored round is taken up first, for its messages may have waited for us."""
@@ -54,6 +59,7 @@ class Service:
         await post.hear(
             post.topics.commitment(), Kind.COMMITMENT, self.office.agents, on_commitment, on_refused=on_stranger
         )
+        await self.desk.listen()
         await post.hear(post.topics.context, Kind.CONTEXT, custodian, mailbox.put)
         await post.hear(post.topics.opened, Kind.OPENED, custodian, mailbox.put)
 
@@ -87,9 +93,26 @@ class Service:
         if office.plan.rounds is not None and number >= office.plan.rounds:
             log.info("all planned rounds are done", rounds=number)
             return False
-        await office.post.clock.sleep(office.plan.pause_s)
+        if office.plan.on_request and number >= office.plan.unasked_rounds:
+            await self._asked_for()
+        else:
+            await office.post.clock.sleep(office.plan.pause_s)
+        await self.desk.begun()
         model_in_use = (await office.chain.task(office.name)).model
         round_ = await inviting.begin(office, number + 1, model_in_use)
         if round_ is not None:
             await self.driver.run(round_, partial(inviting.invite, office, round_))
         return True
+
+    async def _asked_for(self) -> None:
+        """Wait until enough agents have asked for a round, and the pause since the last one is over."""
+        office = self.office
+        self.desk.open((await office.chain.task(office.name)).model)
+        await office.post.clock.sleep(office.plan.pause_s)
+        while True:
+            self.desk.open((await office.chain.task(office.name)).model)  # it may have been rolled back meanwhile
+            try:
+                async with asyncio.timeout(MODEL_LOOK_S):
+                    return await self.desk.enough()
+            except TimeoutError:
+                continue

@@ -17,6 +17,9 @@ round_registry = "0x…"
 
 [rounds]
 pause_s = 600
+on_request = true       # after the first rounds: when agents say that their machines have drifted
+unasked_rounds = 20
+request_agents = 3
 """
 
 from __future__ import annotations
@@ -42,6 +45,11 @@ class RoundSection(Section):
     commit_s: Duration = 300  # for agents to train and commit; shorter once all have
     reveal_s: Duration = 120  # for frames to come in
     decide_s: Duration = 600  # for confirmation, opening, votes and verdict
+    on_request: bool = False  # rounds begin when agents ask for them, and no sooner after the last than pause_s
+    unasked_rounds: Annotated[int, Field(ge=0)] = 0  # with on_request: so many first, by pause_s alone
+    request_agents: Annotated[int, Field(ge=1, le=1000)] = 1  # so many different ones must have asked
+    request_every_s: Annotated[int, Field(ge=0, le=86_400)] = 60  # one agent, at most
+    request_valid_s: Annotated[int, Field(ge=1, le=30 * 86_400)] = 86_400  # after it a request no longer counts
     keep_frames: bool = False  # for `gemel audit`: ciphertexts stay after the round
 
 

@@ -85,9 +85,10 @@ class Examples:
         labels = np.frombuffer(b"".join(row[1] for row in rows), "<i8").reshape(-1, self._heads)
         return Windows(inputs.astype(np.float32), labels.astype(np.int64))
 
-    async def count(self) -> int:
-        """How many there are."""
-        return await self._file.read(lambda c: int(c.execute("SELECT count(*) FROM examples").fetchone()[0]))
+    async def count(self, since_ms: int = 0) -> int:
+        """How many windows there are that began then or later."""
+        statement = "SELECT count(*) FROM examples WHERE start_ms >= ?"
+        return await self._file.read(lambda c: int(c.execute(statement, (since_ms,)).fetchone()[0]))
 
     async def _check_shape(self) -> None:
         row = await self._file.read(

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 import structlog
 
+from edge_agent.drift_watch import DriftWatch
 from edge_agent.judging import Judgement
 from edge_agent.model_in_use import InUse, ModelInUse
 from gemel.errors import Malformed
@@ -21,33 +23,48 @@ from gemel.twin.state import Diagnosis, Quality, RunningModel
 from gemel.twin.window import Example, Window
 
 REMEMBERED = 50  # inspections of one head that count
-AWAITED = 8  # answers that wait for their inspection
+AWAITED = 8  # answers that wait for their inspection, and inspections that wait for their answer
 
 Judge = Callable[[InUse, Window], Awaitable[dict[str, Judgement]]]
 Told = Callable[[RunningModel, dict[str, Diagnosis]], None]
+Scored = Callable[[int, Mapping[str, bool]], None]  # (end of the window, head → whether the answer was right)
 _log = structlog.get_logger("gemel.agent.inference")
 
 
 class TrackRecord:
     """How often the answers about this machine were right lately, head by head."""
 
-    def __init__(self, heads: tuple[str, ...]) -> None:
-        self._heads = heads
+    def __init__(self, heads: tuple[str, ...], tell: Scored = lambda _end_ms, _right: None) -> None:
+        self._heads, self._tell = heads, tell
         self._hits: dict[str, deque[bool]] = {head: deque(maxlen=REMEMBERED) for head in heads}
-        self._awaiting: dict[int, dict[str, int]] = {}
+        self._answers: dict[int, dict[str, int]] = {}
+        self._found: dict[int, tuple[int, ...]] = {}
 
     def answered(self, window: Window, labels: Mapping[str, int]) -> None:
-        """Remember an answer until its inspection comes."""
-        self._awaiting[window.start_ms] = dict(labels)
-        if len(self._awaiting) > AWAITED:
-            del self._awaiting[next(iter(self._awaiting))]
+        """Compare an answer with its inspection, or remember it until that comes."""
+        found = self._found.pop(window.start_ms, None)
+        if found is not None:
+            self._score(window, labels, found)
+        else:
+            _remember(self._answers, window.start_ms, dict(labels))
 
     def inspected(self, example: Example) -> None:
-        """Compare the answer about that window, if there is one, with what was found."""
-        answer = self._awaiting.pop(example.window.start_ms, {})
-        for head, found in zip(self._heads, example.labels, strict=True):
-            if head in answer and found != UNKNOWN:
-                self._hits[head].append(answer[head] == found)
+        """Compare what was found with the answer about that window, or remember it: a judge may still be busy."""
+        answer = self._answers.pop(example.window.start_ms, None)
+        if answer is not None:
+            self._score(example.window, answer, example.labels)
+        else:
+            _remember(self._found, example.window.start_ms, example.labels)
+
+    def _score(self, window: Window, answer: Mapping[str, int], found: tuple[int, ...]) -> None:
+        right = {
+            head: answer[head] == label
+            for head, label in zip(self._heads, found, strict=True)
+            if head in answer and label != UNKNOWN
+        }
+        for head, hit in right.items():
+            self._hits[head].append(hit)
+        self._tell(window.end_ms, right)
 
     def share(self, head: str) -> float:
         """The share that was right, by Laplace's rule of succession: (hits + 1) / (inspections + 2)."""
@@ -55,18 +72,39 @@ class TrackRecord:
         return (sum(hits) + 1) / (len(hits) + 2)
 
 
-class Inference:
-    """Judges the latest window with the model in use; windows that come while it is busy give way to the latest."""
+_Awaited = TypeVar("_Awaited")
 
-    def __init__(self, heads: tuple[str, ...], model_in_use: ModelInUse, judge: Judge, tell: Told) -> None:
-        self._model_in_use, self._judge, self._tell = model_in_use, judge, tell
+
+def _remember(waiting: dict[int, _Awaited], start_ms: int, one: _Awaited) -> None:
+    waiting[start_ms] = one
+    if len(waiting) > AWAITED:
+        del waiting[next(iter(waiting))]
+
+
+class Inference:
+    """Judges the latest window with the model in use; windows that come while it is busy give way to the latest.
+
+    Where drift is watched for, `watch` sees every window, and every answer that was inspected.
+    """
+
+    def __init__(
+        self,
+        heads: tuple[str, ...],
+        model_in_use: ModelInUse,
+        judge: Judge,
+        tell: Told,
+        watch: DriftWatch | None = None,
+    ) -> None:
+        self._model_in_use, self._judge, self._tell, self._watch = model_in_use, judge, tell, watch
         self._window: Window | None = None
         self._something_new = asyncio.Event()
-        self._record = TrackRecord(heads)
+        self._record = TrackRecord(heads) if watch is None else TrackRecord(heads, watch.learn_outcome)
 
     def look_at(self, window: Window) -> None:
         """The machine's latest window."""
         self._window = window
+        if self._watch is not None:
+            self._watch.look_at(window)
         self._something_new.set()
 
     def learn_outcome(self, example: Example) -> None:

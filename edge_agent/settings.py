@@ -10,6 +10,12 @@ key_file = "/etc/gemel/edge-agent/press-1/key.json"
 
 [bus]
 url = "mqtts://broker.plant:8883"
+
+[sensors_bus]                     # optional: the gateway's own broker, for readings while the plant's is away
+url = "mqtt://127.0.0.1:1883"
+
+[drift]                           # optional: watch for drift, ask for rounds because of it; see edge_agent/drift.py
+cool_down_s = 3600
 """
 
 from __future__ import annotations
@@ -20,9 +26,23 @@ from typing import Annotated, Any, Self
 from pydantic import Field
 
 from gemel.errors import ConfigError
-from gemel.host.settings import ServiceSettings
+from gemel.host.settings import BusSection, Seconds, Section, ServiceSettings
 
+Samples = Annotated[int, Field(ge=1, le=400)]
 TopicLevel = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]  # as gemel.wire.topics.name
+
+
+class DriftSection(Section):
+    """[drift]: what counts as drift, and when it is worth a round."""
+
+    inputs: tuple[str, ...] | None = None  # default: all of the task's
+    delta: Annotated[float, Field(gt=0, lt=1)] = 0.002  # ADWIN's: how likely a false alarm may be
+    grace_windows: Samples = 20  # of a stream before it can drift: after the start, and after each new model
+    input_strength: Annotated[float, Field(gt=0, le=100)] = 2.0  # standard deviations
+    error_strength: Annotated[float, Field(gt=0, le=1)] = 0.2  # of the share of wrong answers
+    hold_windows: Samples = 10  # that a drift must have stood for before a round is asked for
+    hold_examples: Annotated[int, Field(ge=0)] = 10  # labelled windows since then: there is something to learn
+    cool_down_s: Seconds = 3600.0  # between two requests
 
 
 class AgentSettings(ServiceSettings):
@@ -37,6 +57,9 @@ class AgentSettings(ServiceSettings):
     twin_rate_hz: Annotated[float, Field(gt=0, le=1000)] = 5.0  # the twin is published at most so often
     max_fill_s: Annotated[int, Field(ge=0, le=60)] = 3  # the longest gap in a window that is filled
     examples_capacity: Annotated[int, Field(ge=1, le=1_000_000)] = 5_000
+    outbox_capacity: Annotated[int, Field(ge=100, le=10_000_000)] = 100_000  # revisions kept while the broker is away
+    sensors_bus: BusSection | None = None  # default: readings come over [bus]
+    drift: DriftSection | None = None  # default: nobody watches
 
     @classmethod
     def load(cls, file: Path | None = None, **overrides: Any) -> Self:
