@@ -177,6 +177,10 @@ class EvmNode:
         """A contract's code; empty where there is none."""
         return bytes(await self._ask(lambda: self._web3.eth.get_code(Web3.to_checksum_address(address))))
 
+    async def balance(self, address: Address) -> int:
+        """What an account holds, wei."""
+        return await self._ask(lambda: self._web3.eth.get_balance(Web3.to_checksum_address(address)))
+
     async def logs(self, addresses: Sequence[Address], first: int, last: int) -> list[Log]:
         """All logs of these contracts in blocks `first` to `last`, both included. Raises NodeRefused if too many."""
         query: Any = {

@@ -25,7 +25,7 @@ class Sender:
         self._node, self._identity, self._chain_id = node, identity, chain_id
         self._turn = asyncio.Lock()
 
-    async def send(self, call: str, to: Address | None, data: bytes) -> Receipt:
+    async def send(self, call: str, to: Address | None, data: bytes, *, value_wei: int = 0) -> Receipt:
         """Send `data` to a contract (or create one) and return the receipt once it is in a block.
 
         `call` names it in errors. Raises ChainReverted with the contract's error, ChainUnavailable when no node
@@ -33,7 +33,7 @@ class Sender:
         """
         try:
             async with self._turn:
-                digest = await self._hand_in(to, data)
+                digest = await self._hand_in(to, data, value_wei)
             receipt = await self._wait(call, digest)
             if not receipt.succeeded:  # it held when we estimated, but somebody was faster: ask again for the reason
                 await self._node.estimate_gas(to, data, sender=self._identity.address)
@@ -42,7 +42,7 @@ class Sender:
             raise ChainReverted(call, *decode_error(error.data)) from error
         return receipt
 
-    async def _hand_in(self, to: Address | None, data: bytes) -> Digest:
+    async def _hand_in(self, to: Address | None, data: bytes, value_wei: int) -> Digest:
         gas = await self._node.estimate_gas(to, data, sender=self._identity.address)
         head = await self._node.head()
         tip = await self._node.priority_fee()
@@ -50,7 +50,7 @@ class Sender:
         nonce = await self._node.next_nonce(self._identity.address)
         for tries_left in reversed(range(NONCE_TRIES)):
             # a quarter above the estimate: other calls may be in the block before ours
-            transaction = Transaction(self._chain_id, nonce, tip, fee, gas * 5 // 4, to, data)
+            transaction = Transaction(self._chain_id, nonce, tip, fee, gas * 5 // 4, to, data, value_wei)
             raw = sign_transaction(transaction, self._identity)
             digest: Digest = keccak(raw).hex()
             try:

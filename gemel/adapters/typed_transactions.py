@@ -18,7 +18,7 @@ _TYPE = b"\x02"
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """What we send: no value and no access list."""
+    """What we send: no access list."""
 
     chain_id: int
     nonce: int
@@ -27,6 +27,7 @@ class Transaction:
     gas: int
     to: Address | None  # None creates a contract
     data: bytes
+    value_wei: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def sign_transaction(transaction: Transaction, identity: Identity) -> bytes:
         transaction.max_fee_wei,
         transaction.gas,
         _raw_address(transaction.to),
-        0,
+        transaction.value_wei,
         transaction.data,
         [],
     ]

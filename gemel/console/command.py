@@ -90,15 +90,21 @@ def found(
     keys_only: Annotated[
         bool, typer.Option("--keys-only", help="Make the keys and stop, so that their accounts can be funded first.")
     ] = False,
+    funder: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A key file whose account sends the parties what they lack.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How many rounds every party must be able to pay for.")] = 100,
 ) -> None:
     """Found a fleet: keys, both contracts, every party registered, the task and its gate, and the files to pin."""
+    from gemel.adapters import key_files
     from gemel.console import founding
 
     plan = founding.load_plan(plan_path)
     keys = founding.create_keys(directory, plan)
     _show(keys)
     if not keys_only:
-        trust = asyncio.run(founding.found(directory, plan, keys))
+        payer = None if funder is None else key_files.load(funder).identity
+        trust = asyncio.run(founding.found(directory, plan, keys, funder=payer, rounds=rounds))
         typer.echo(
             f"fleet {trust.fleet}, task {trust.task}: founded on chain {trust.chain_id}, registry {trust.registry}"
         )

@@ -25,10 +25,12 @@ from gemel.adapters.evm_chain import EvmChain
 from gemel.adapters.evm_deploy import deploy
 from gemel.adapters.key_files import Keys
 from gemel.console.fleet_files import CHAIN_FILE, KEYS_FOLDER, POLICY_FILE, TRUST_FILE, ChainPlace
+from gemel.console.funding import FOUNDING_GAS, REGISTRATION_GAS, ROUND_GAS, fund
 from gemel.errors import ConfigError
 from gemel.ports import Chain, PartyRecord, Role
 from gemel.sealing.budget import budget_of
 from gemel.wire import topics
+from gemel.wire.identity import Identity
 from gemel.wire.messages import Collector, Policy, encode
 from gemel.wire.trust import Trust
 from gemel.wire.types import Address, Ppm
@@ -134,16 +136,21 @@ def create_keys(directory: Path, plan: FleetPlan) -> dict[str, Keys]:
     return {name: key_files.load(path) if path.exists() else key_files.create(path) for name, path in paths.items()}
 
 
-async def found(directory: Path, plan: FleetPlan, keys: Mapping[str, Keys]) -> Trust:
+async def found(
+    directory: Path, plan: FleetPlan, keys: Mapping[str, Keys], *, funder: Identity | None = None, rounds: int = 1
+) -> Trust:
     """Deploy the contracts, register everybody, create the task, and write trust.json, policy.json and chain.json.
 
-    The operator's account pays; it must hold what gas costs. Raises ConfigError (a bad plan, a fleet that stands
-    already, a node on another chain), ChainReverted, ChainUnavailable. After a failure call it again: new contracts
-    are made, and those of the failed try stay empty.
+    Before, every account that sends transactions must be able to pay for this and for so many `rounds`; what it
+    lacks comes from `funder`. Raises ConfigError (a bad plan, a fleet that stands already, a node on another chain,
+    accounts that cannot pay), ChainReverted, ChainUnavailable. After a failure call it again: new contracts are
+    made, and those of the failed try stay empty.
     """
     check_plan(plan, "plan")
     _require_free(directory)
     operator = keys[OPERATOR].identity
+    gas = {name: (keys[name].identity.address, units) for name, units in _gas(plan, rounds).items()}
+    await fund(plan.rpc_url, plan.chain_id, gas, funder)
     deployed = await deploy(plan.rpc_url, operator, plan.chain_id)
     contracts = (deployed.device_registry, deployed.round_registry)
     async with EvmChain(plan.rpc_url, *contracts, operator, plan.chain_id) as chain:
@@ -158,9 +165,7 @@ async def found(directory: Path, plan: FleetPlan, keys: Mapping[str, Keys]) -> T
 async def _enter(chain: Chain, plan: FleetPlan, keys: Mapping[str, Keys]) -> None:
     """Everybody into the device registry, and the task with its gate into the round registry."""
     operator = keys[OPERATOR].identity.address
-    roles = {COORDINATOR: Role.COORDINATOR, CUSTODIAN: Role.CUSTODIAN, LISTENER: Role.LISTENER}
-    roles |= dict.fromkeys(plan.validator_names, Role.VALIDATOR)
-    members = [(name, operator, role) for name, role in roles.items()]
+    members = [(name, operator, role) for name, role in _services(plan).items()]
     members += [(agent.name, owner_address(agent.owner), Role.AGENT) for agent in plan.agents]
     for name, owner, role in members:
         party = PartyRecord(keys[name].identity.address, owner, role, keys[name].box, active=True)
@@ -172,6 +177,19 @@ async def _enter(chain: Chain, plan: FleetPlan, keys: Mapping[str, Keys]) -> Non
         minimum_owners=plan.policy.minimum_owners,
         quorum=plan.quorum,
     )
+
+
+def _services(plan: FleetPlan) -> dict[str, Role]:
+    """Everybody who writes to the contracts, but for the operator."""
+    roles = {COORDINATOR: Role.COORDINATOR, CUSTODIAN: Role.CUSTODIAN, LISTENER: Role.LISTENER}
+    return roles | dict.fromkeys(plan.validator_names, Role.VALIDATOR)
+
+
+def _gas(plan: FleetPlan, rounds: int) -> dict[str, int]:
+    """What everybody's transactions may use, founding included."""
+    services = _services(plan)
+    founding = FOUNDING_GAS + REGISTRATION_GAS * (len(services) + len(plan.agents))
+    return {OPERATOR: founding} | {name: ROUND_GAS[role] * rounds for name, role in services.items()}
 
 
 def _trust(plan: FleetPlan, keys: Mapping[str, Keys], registry: Address) -> Trust:

@@ -34,6 +34,9 @@ def demo(
     report: Annotated[Path, typer.Option(help="Where report.json and report.html go.")] = Path("demo-report"),
     broker: Annotated[str | None, typer.Option(help="Use this MQTT 5 broker, not one of our own.")] = None,
     rpc: Annotated[str | None, typer.Option(help="Use this EVM chain, not one of our own.")] = None,
+    funder: Annotated[
+        Path | None, typer.Option(help="A key file whose account pays for gas on that chain (gemel keys).")
+    ] = None,
     *,
     live_only: Annotated[bool, typer.Option("--live-only", help="Stream all cycles, import no history.")] = False,
     hold: Annotated[bool, typer.Option("--hold", help="Leave the plant running afterwards, until Ctrl-C.")] = False,
@@ -41,7 +44,7 @@ def demo(
     """Run the demo plant: real data, real processes, three deployed rounds and a refused one."""
     console = Console()
     try:
-        plan = DemoPlan(agents, rounds, seed, live_only, broker, rpc)
+        plan = DemoPlan(agents, rounds, seed, live_only, broker, rpc, funder)
         with _state_dir(keep) as root:
             status = asyncio.run(_run(plan, Layout(root), report.resolve(), console, hold=hold))
     except ConfigError as error:
@@ -75,11 +78,10 @@ async def _run(plan: DemoPlan, layout: Layout, report: Path, console: Console, *
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, running.cancel)
-    plant = Plant(plan, layout, console)
     try:
-        outcome = await plant.run(hold=hold)
-        console.print("writing the report: baselines with the same budget, explanations", highlight=False)
-        async with Workers() as workers:
+        async with Workers(niceness=10) as workers:  # the plant comes first
+            outcome = await Plant(plan, layout, console, workers).run(hold=hold)
+            console.print("writing the report: measurements, explanations", highlight=False)
             await workers.run(build, _evidence(plan, layout, outcome, report))
     except asyncio.CancelledError:
         console.print("stopped; nothing is left running", highlight=False)
@@ -105,6 +107,7 @@ def _evidence(plan: DemoPlan, layout: Layout, outcome: Outcome, report: Path) ->
         report_windows=outcome.deal.report,
         validation_windows=outcome.deal.validation,
         kept=load(layout.root, layout.root / EXPORT_FILE, task=TASK),
+        baselines=outcome.baselines,
         sabotage=sabotage,
     )
 

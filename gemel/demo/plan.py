@@ -38,6 +38,7 @@ class DemoPlan:
     live_only: bool = False
     broker: str | None = None  # an existing one; default: our own
     rpc: str | None = None
+    funder: Path | None = None  # a key file, for an existing chain where gas costs
 
     def __post_init__(self) -> None:
         if not MINIMUM_AGENTS <= self.agents <= POLICY.sealing.contributors:
@@ -45,6 +46,8 @@ class DemoPlan:
             raise ConfigError("gemel demo", "--agents", f"{limits}, not {self.agents}")
         if not 1 <= self.rounds <= 1000:
             raise ConfigError("gemel demo", "--rounds", f"1 to 1000, not {self.rounds}")
+        if self.funder is not None and self.rpc is None:
+            raise ConfigError("gemel demo", "--funder", "only with --rpc: on a chain of our own everybody has funds")
 
     @property
     def poisoned_round(self) -> int | None:

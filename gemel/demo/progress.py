@@ -14,6 +14,7 @@ from gemel.ports import BusMessage, ChainEvent
 from gemel.twin.agent import status_from_json
 from gemel.twin.state import from_json
 from gemel.wire.eip712 import task_id
+from gemel.wire.types import Digest
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +34,7 @@ class Progress:
     def __init__(self, console: Console, task: str) -> None:
         self._console, self._task_id, self._began = console, task_id(task), time.monotonic()
         self.agent_rounds: dict[str, dict[int, dict[str, object]]] = defaultdict(dict)
-        self.decided: dict[int, bool] = {}
+        self.approved: dict[int, Digest] = {}  # round → model
         self.final: dict[int, str] = {}
         self.deployment = 0
         self.diagnosed: dict[str, int] = {}  # asset → deployment number of the model behind its health
@@ -53,13 +54,13 @@ class Progress:
             verdict = "yes" if values["approved"] else "no"
             self.say(f"{name}  vote {verdict}: measured {_percent(values['accuracy'])}  {block}")
         elif event.name == "RoundApproved":
-            self.decided[round_], self.deployment = True, _number(values, "deployment")
+            self.approved[round_], self.deployment = str(values["model"]), _number(values, "deployment")
             self.say(
                 f"[bold green]{name}  approved[/] as deployment {self.deployment}: accuracy"
                 f" {_percent(values['accuracy'])}, model in use {_percent(values['baseline'])}  {block}"
             )
         elif event.name == "RoundRejected":
-            self.decided[round_], self.final[round_] = False, "rejected"
+            self.final[round_] = "rejected"
             self.say(
                 f"[bold red]{name}  refused by the contract[/]: accuracy {_percent(values['accuracy'])},"
                 f" model in use {_percent(values['baseline'])}  {block}"

@@ -12,22 +12,26 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from gemel.adapters.chain_export import encode_export, export_chain
+from gemel.adapters import key_files
 from gemel.adapters.clock import SystemClock
 from gemel.adapters.evm_chain import EvmChain
 from gemel.adapters.evm_node import EvmNode
 from gemel.adapters.key_files import Keys
 from gemel.adapters.mqtt_bus import BusSettings, MqttBus
-from gemel.console.fleet_files import EXPORT_FILE, ChainPlace, read_place
+from gemel.console.exporting import write_export
+from gemel.console.fleet_files import ChainPlace, read_place
 from gemel.console.founding import create_keys, found
 from gemel.demo.children import Children
 from gemel.demo.configuring import configure
 from gemel.demo.dealing import Deal, deal
-from gemel.demo.plan import CHAIN_ID, TASK, VALIDATORS, DemoPlan, Layout
+from gemel.demo.plan import CHAIN_ID, POLICY, TASK, TASK_PATH, VALIDATORS, DemoPlan, Layout
 from gemel.demo.progress import Progress
 from gemel.demo.replay import ReplayPlan
+from gemel.demo.report.baselines import Baselines, compute
+from gemel.demo.report.evidence import read_model
 from gemel.demo.sabotage import ROUND_VARIABLE
 from gemel.errors import GemelError
+from gemel.host.workers import Workers
 from gemel.wire import topics
 from gemel.wire.trust import Trust
 
@@ -43,16 +47,18 @@ class Outcome:
     deal: Deal
     keys: Mapping[str, Keys]
     progress: Progress
+    baselines: Baselines | None
     duration_s: float
 
 
 class Plant:
-    """One run of the demo plant in one directory."""
+    """One run of the demo plant in one directory. `workers` compute the report's baselines while the rounds go on."""
 
-    def __init__(self, plan: DemoPlan, layout: Layout, console: Console) -> None:
-        self._plan, self._layout = plan, layout
+    def __init__(self, plan: DemoPlan, layout: Layout, console: Console, workers: Workers) -> None:
+        self._plan, self._layout, self._workers = plan, layout, workers
         self._progress = Progress(console, TASK)
         self._children = Children(layout.logs)
+        self._m0_stands = asyncio.Event()
 
     async def run(self, *, hold: bool) -> Outcome:
         """Start, watch, stop. Raises ChildDied if a process ends by itself, ConfigError, ChainReverted."""
@@ -65,9 +71,15 @@ class Plant:
             self._progress.say(f"{len(dealt.histories)} gateways import what their historians have")
             await self._import_histories(dealt, files)
             await self._start_services(files)
-            await self._watch(dealt, broker_url, place, hold=hold)
-            await self._export(place)
-        return Outcome(dealt, keys, self._progress, time.monotonic() - began)
+            comparing = asyncio.create_task(self._compare(dealt), name="baselines")
+            try:
+                await self._watch(dealt, broker_url, place, hold=hold)
+                await write_export(self._layout.root)
+            except BaseException:
+                comparing.cancel()
+                raise
+        duration_s = time.monotonic() - began
+        return Outcome(dealt, keys, self._progress, await comparing, duration_s)
 
     # --- starting -------------------------------------------------------------------------------------
 
@@ -91,7 +103,13 @@ class Plant:
             async with EvmNode(rpc_url) as node:
                 chain_id = await node.chain_id()
         self._progress.say(f"chain {chain_id} at {rpc_url}")
-        trust: Trust = await found(self._layout.root, self._plan.fleet(rpc_url, chain_id), keys)
+        trust: Trust = await found(
+            self._layout.root,
+            self._plan.fleet(rpc_url, chain_id),
+            keys,
+            funder=None if self._plan.funder is None else key_files.load(self._plan.funder).identity,
+            rounds=1 + self._plan.rounds,  # M0's, too
+        )
         parties = len(trust.validators) + 3 + self._plan.agents
         self._progress.say(f"contracts deployed at {trust.registry}, {parties} parties registered")
         return keys, read_place(self._layout.root)
@@ -143,6 +161,7 @@ class Plant:
             following = asyncio.create_task(self._follow(chain), name="progress")
             try:
                 await self._deployed(0, following)
+                self._m0_stands.set()
                 replay = await self._start_replay(dealt, broker_url)
                 for round_ in range(1, self._plan.rounds + 1):
                     await self._final(round_, following)
@@ -158,6 +177,24 @@ class Plant:
     async def _follow(self, chain: EvmChain) -> None:
         async for event in chain.events(self._layout.root / "progress.sqlite"):
             await self._progress.on_event(event)
+
+    async def _compare(self, dealt: Deal) -> Baselines | None:
+        """What as many rounds' training gives without federation, from the plant's own M0, beside the rounds."""
+        await self._m0_stands.wait()
+        m0 = await asyncio.to_thread(read_model, self._layout.root, self._progress.approved[0])
+        if m0 is None:
+            return None  # the report says that it is missing
+        return await self._workers.run(
+            compute,
+            TASK_PATH,
+            m0,
+            dealt.gateways,
+            dealt.validation,
+            dealt.report,
+            POLICY.training,
+            rounds=self._plan.rounds,
+            seed=self._plan.seed,
+        )
 
     async def _start_replay(self, dealt: Deal, broker_url: str) -> asyncio.subprocess.Process:
         plan = ReplayPlan(broker=broker_url, feeds=dealt.feeds, speed=SPEED)
@@ -192,8 +229,3 @@ class Plant:
         except TimeoutError:
             raise GemelError(f"not every twin shows the last model's diagnosis: {progress.diagnosed}") from None
         progress.say(f"all {self._plan.agents} twins carry diagnoses by deployment {progress.deployment}")
-
-    async def _export(self, place: ChainPlace) -> None:
-        async with EvmNode(place.rpc_url) as node:
-            export = await export_chain(node, place.device_registry, place.round_registry)
-        (self._layout.root / EXPORT_FILE).write_bytes(encode_export(export))

@@ -38,9 +38,9 @@ class Workers:
     module level. Leaving the block kills what still runs; so does the death of this process.
     """
 
-    def __init__(self, count: int = 1, *, threads: int = 1) -> None:
-        """`threads`: for OpenMP, BLAS and torch in each process."""
-        self._count, self._threads = count, threads
+    def __init__(self, count: int = 1, *, threads: int = 1, niceness: int = 0) -> None:
+        """`threads`: for OpenMP, BLAS and torch in each process. `niceness`: how far they stand back for others."""
+        self._count, self._threads, self._niceness = count, threads, niceness
         self._pool: ProcessPoolExecutor | None = None
 
     async def __aenter__(self) -> Self:
@@ -70,16 +70,17 @@ class Workers:
     def _start(self) -> ProcessPoolExecutor:
         # spawn: a fork of a process with threads and an event loop inherits locks that nobody will release
         return ProcessPoolExecutor(
-            self._count, multiprocessing.get_context("spawn"), _prepare, (os.getpid(), self._threads)
+            self._count, multiprocessing.get_context("spawn"), _prepare, (os.getpid(), self._threads, self._niceness)
         )
 
 
-def _prepare(parent: int, threads: int) -> None:
+def _prepare(parent: int, threads: int, niceness: int) -> None:
     """In a new worker: die with the parent, leave Ctrl-C to it, and keep to our share of the cores."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(niceness)
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = str(threads)
     if "torch" in sys.modules:  # then it has read the variables already

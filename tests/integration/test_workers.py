@@ -40,3 +40,8 @@ async def test_death_loses_the_calls_that_ran_and_the_next_one_works() -> None:
 async def test_no_process_is_started_before_it_is_needed() -> None:
     async with Workers() as workers:
         assert workers._pool is None
+
+
+async def test_worker_stands_back_as_far_as_it_is_told() -> None:
+    async with Workers(niceness=7) as workers:
+        assert await workers.run(os.nice, 0) == os.nice(0) + 7
