@@ -40,6 +40,7 @@ async def _collect(office: Office, driver: Driver, round_: Round, entry: Entry) 
         frame = admission.open_frame(wrapped, entry, office.terms(round_), office.box_secret)
         check_body(frame, office.policy.sealing, office.task.manifest.size, round_.context.digest)
         await office.folder(round_).write_frame(entry.device, frame)
+        await office.transfers.offer(wrapped)  # for validators, should the agent be gone when they want it
         error, event = None, machine.FrameTaken(entry.device)
     except PeerError as refusal:
         error, event = refusal, machine.FrameRefused(entry.device, reason_of(refusal))

@@ -123,6 +123,8 @@ async def clean_up(office: Office, round_: Round) -> None:
     """Drop the round's offers and messages, and its ciphertexts where the plan does not keep them."""
     if round_.sum is not None:
         await office.transfers.withdraw(round_.sum)
+    for entry in round_.included:
+        await office.transfers.withdraw(entry.transfer)
     await office.mailbox.clear_through(round_.number)
     if not office.plan.keep_frames:
         await office.folder(round_).drop_spool()

@@ -32,6 +32,7 @@ from gemel.wire.reasons import Reason
 from gemel.wire.types import Digest, ppm, sha256
 
 FETCH_S = 60.0
+SILENCE_S = 5.0  # after which an agent's frame is asked for elsewhere: one silent agent must not end the round
 PAYLOAD_BYTES = 1 << 30
 
 log = structlog.get_logger(__name__)
@@ -168,10 +169,18 @@ class Validator:
         return owners
 
     async def _collect(self, folder: RoundFolder, entry: Entry, terms: Terms, context: Digest) -> None:
-        """The validator pulls frames from the agents itself."""
-        wrapped = await self.transfers.fetch(
-            entry.device, entry.transfer, max_bytes=entry.transfer.length, deadline_s=FETCH_S
-        )
+        """The validator pulls frames from the agents itself; of one that is silent, the coordinator has its frame.
+
+        Whoever hands it over: the digest was listed, and the agent signed what is in it.
+        """
+        try:
+            wrapped = await self.transfers.fetch(
+                entry.device, entry.transfer, max_bytes=entry.transfer.length, deadline_s=SILENCE_S
+            )
+        except Refused as error:
+            if error.reason != Reason.MISSING:
+                raise
+            wrapped = await self._from_coordinator(entry.transfer)
         frame = admission.open_frame(wrapped, entry, terms, self.box_secret)
         check_body(frame, self.policy.sealing, self.task.manifest.size, context)
         await folder.write_frame(entry.device, frame)

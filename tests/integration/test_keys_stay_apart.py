@@ -259,6 +259,24 @@ async def test_another_sum_than_the_confirmed_one_is_refused(desk: Desk, context
 
 
 @pytest.mark.asyncio(loop_scope="module")
+async def test_other_bytes_under_the_confirmed_digest_are_not_opened(desk: Desk, context: bytes) -> None:
+    entries, total = desk.updates(context, DISTINCT)
+    _, other = desk.updates(context, DISTINCT)
+    assert len(other) == len(total)
+    (desk.fleet.root / "played-coordinator" / "out" / sha256(total)).write_bytes(other)
+    await desk.confirm(await desk.propose(entries, sha256(total)))
+    await desk.tell(entries, describe(total))
+    topic = desk.fleet.topics.fetch(desk.coordinator.address, desk.fleet.trust.custodian.address)
+
+    async def asked_again() -> bool:
+        asked = [m for m in desk.fleet.witness.on(topic) if sha256(total).encode() in m.payload]
+        return len(asked) > 1
+
+    await desk.fleet.until(asked_again)
+    await desk.end_unopened()
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_updates_that_are_not_under_the_confirmed_root_are_refused(desk: Desk, context: bytes) -> None:
     entries, total = desk.updates(context, DISTINCT)
     transfer = await desk.coordinator.transfers.offer(total)

@@ -18,6 +18,8 @@ from gemel.sealing.frames import BODY_HEADER_BYTES, OpenedSum
 from gemel.sealing.packing import quantise
 from gemel.wire import tensors
 from gemel.wire.envelope import HEADER_BYTES
+from gemel.wire.messages import Receipt, decode
+from gemel.wire.reasons import Reason
 from gemel.wire.tensors import Vector
 from gemel.wire.types import sha256
 from tests.support.tiny_task import task
@@ -147,6 +149,18 @@ def test_frames_are_handed_out_to_nobody_before_the_list_is_closed(witnessed_rou
 
 def test_agent_that_asks_for_anothers_frame_is_refused(witnessed_round: WitnessedRound) -> None:
     assert witnessed_round.refused_fetches > 0
+
+
+def test_nonsense_in_an_agents_name_costs_it_nothing(witnessed_round: WitnessedRound) -> None:
+    """The coordinator tells the agent what it refused in its name; the agent goes on, and is in the sum."""
+    for agent in AGENTS:
+        topic = witnessed_round.topics.receipt(witnessed_round.addresses[agent])
+        heard = [m.payload[HEADER_BYTES:] for m in witnessed_round.messages if m.topic == topic]
+        receipts = [decode(Receipt, body) for body in heard]
+        assert {(receipt.outcome, receipt.reason) for receipt in receipts} == {
+            ("refused", Reason.BAD_SIGNATURE),
+            ("accepted", ""),
+        }
 
 
 def test_no_payload_names_a_folder_of_this_machine(witnessed_round: WitnessedRound, record: bytes) -> None:

@@ -139,7 +139,7 @@ class Plant:
         topic = topics.agent(SITE, AGENT, "status")
 
         async def says() -> bool:
-            return word.encode() in self.fleet.witness.on(topic)[-1].payload
+            return any(word.encode() in message.payload for message in self.fleet.witness.on(topic)[-1:])
 
         await self.fleet.until(says)
         return status_from_json(self.fleet.witness.on(topic)[-1].payload)

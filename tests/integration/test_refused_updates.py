@@ -51,7 +51,8 @@ HOSTILE = {
     "not-for-collectors": Reason.NOT_ADDRESSED,
     "silent": Reason.MISSING,
 }
-LISTED = (*HONEST, *HOSTILE)
+FALLS_SILENT = "falls-silent"  # reveals an honest frame to the coordinator, and then to nobody any more
+LISTED = (*HONEST, FALLS_SILENT, *HOSTILE)
 UNLISTED = ("mallory", "latecomer")
 REVEAL_S = 5
 
@@ -106,7 +107,7 @@ class OpenPlant:
 async def plant(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OpenPlant]:
     """Round 1 is open; nobody has committed."""
     folder = tmp_path_factory.mktemp("refused-updates")
-    agents = {name: name for name in HONEST} | dict.fromkeys((*HOSTILE, *UNLISTED), "mallory")
+    agents = {name: name for name in HONEST} | dict.fromkeys((FALLS_SILENT, *HOSTILE, *UNLISTED), "mallory")
     async with in_one_task(fleet(folder, agents, contributors=len(LISTED))) as founded:
         await founded.start("custodian", "validator-1", "validator-2")
         await founded.start("coordinator", reveal_s=REVEAL_S)
@@ -316,6 +317,7 @@ async def held(plant: OpenPlant) -> Held:
     since = fleet.witness.now
     frames = {name: honest_update(plant, players[name], n) for n, name in enumerate(HONEST)}
     entries = {name: await players[name].commit(round_, *frames[name]) for name in HONEST}
+    silent = await players[FALLS_SILENT].commit(round_, *honest_update(plant, players[FALLS_SILENT], 98))
     second, _ = honest_update(plant, players["honest-3"], 50)
     await players["honest-3"].say_commitment(players["honest-3"].commitment(round_, second, some_transfer()))
     duplicate = await plant.receipt(players["honest-3"].address, since)
@@ -325,6 +327,8 @@ async def held(plant: OpenPlant) -> Held:
     roster = await fleet.heard(fleet.topics.roster, since=since)
     late = await plant.fleet.play("latecomer")
     await late.say_commitment(late.commitment(round_, plant.update(late), some_transfer()))
+    await plant.frame_receipt(players[FALLS_SILENT].address)
+    await players[FALLS_SILENT].transfers.withdraw(silent.transfer)
     receipts = {name: await plant.frame_receipt(player.address) for name, player in players.items()}
     aggregate = decode(Aggregate, (await fleet.heard(fleet.topics.aggregate, since=since)).body)
     approved = await fleet.reached(plant.listener, 1, RoundState.APPROVED, RoundState.REJECTED)
@@ -353,9 +357,17 @@ async def held(plant: OpenPlant) -> Held:
 
 async def test_honest_round_is_deployed_with_hostile_devices_on_the_list(held: Held) -> None:
     assert held.state == RoundState.DEPLOYED
-    assert held.included == frozenset(HONEST)
+    assert held.included == {*HONEST, FALLS_SILENT}
     for name in HONEST:
         assert held.receipts[name].outcome == "accepted"
+
+
+async def test_device_that_falls_silent_before_validators_ask_does_not_stop_the_round(
+    plant: OpenPlant, held: Held
+) -> None:
+    validator, device = plant.fleet.address("validator-1"), plant.fleet.address(FALLS_SILENT)
+    assert plant.fleet.witness.on(plant.fleet.topics.fetch(device, validator))
+    assert FALLS_SILENT in held.included
 
 
 @pytest.mark.parametrize(("device", "reason"), HOSTILE.items())

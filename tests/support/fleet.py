@@ -51,7 +51,7 @@ from tests.support.tiny_task import sample_windows, task
 
 TASK_PATH = "tests.support.tiny_task:task"
 TASK, SITE = "tiny-condition", "north"
-WAIT_S = 60.0  # for what a healthy fleet does in a second or two; a busy machine is given time
+WAIT_S = 120.0  # for what a healthy fleet does in a second or two; a busy machine is given time
 LOOK_S = 0.02
 ROUNDS = {"pause_s": 0, "context_s": 60, "commit_s": 120, "reveal_s": 60, "decide_s": 120, "keep_frames": True}
 _MODULES = {"validator": "validator", "listener": "chain_listener"}  # services whose module is not their name
@@ -198,8 +198,8 @@ class Fleet:
     bus: MqttBus
     _open: AsyncExitStack
     _dying: asyncio.Task[None]
+    players: dict[str, Player] = field(default_factory=dict)
     _ports: dict[str, int] = field(default_factory=dict)
-    _players: dict[str, Player] = field(default_factory=dict)
 
     @property
     def topics(self) -> Learning:
@@ -294,7 +294,7 @@ class Fleet:
 
     async def play(self, name: str, keys: Keys | None = None) -> Player:
         """A party with its real key (or the keys of nobody), connected; the same again when asked again."""
-        if name not in self._players:
+        if name not in self.players:
             keys = keys or self.keys[name]
             bus = await self._open.enter_async_context(MqttBus(BusSettings(self.broker_url, f"played-{name}")))
             post = Post(bus, self.trust, keys.identity, SystemClock())
@@ -303,8 +303,8 @@ class Fleet:
             await transfers.listen(everybody)
             serving = asyncio.create_task(transfers.serve(), name=f"{name} serves")
             self._open.callback(serving.cancel)
-            self._players[name] = Player(name, keys, bus, post, transfers)
-        return self._players[name]
+            self.players[name] = Player(name, keys, bus, post, transfers)
+        return self.players[name]
 
     async def chain_of(self, name: str) -> EvmChain:
         """The chain, with a party's key to write with."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_agent.participant import _own_seed
@@ -79,8 +80,10 @@ async def hold_round(folder: Path) -> WitnessedRound:
         for number, agent in enumerate(AGENTS):
             await plant.give_examples(agent, number, SAMPLES)
         await plant.start(*SERVICES, *AGENTS)
+        for name in ("validator-1", AGENTS[0]):
+            await plant.play(name)
         await plant.start("coordinator")
-        await _ask_for_frames(plant)
+        await asyncio.gather(*(_attack(plant, agent) for agent in AGENTS))
         chain = await plant.chain_of("listener")
         await plant.reached(chain, ROUND, RoundState.DEPLOYED)
         return WitnessedRound(
@@ -95,12 +98,16 @@ async def hold_round(folder: Path) -> WitnessedRound:
         )
 
 
-async def _ask_for_frames(plant: Fleet) -> None:
-    """With a collector's key before the list is closed, and with another agent's key at any time."""
-    collector, neighbour = await plant.play("validator-1"), await plant.play(AGENTS[0])
-    for agent in AGENTS:
-        heard = await plant.heard(plant.topics.commitment(plant.address(agent)))
-        request = encode(Fetch(Commitment.parse(heard.body).transfer.digest, ((0, 1),)))
-        for asking in (collector, neighbour):
-            topic = plant.topics.fetch(plant.address(agent), asking.address)
-            await asking.post.say(topic, Kind.FETCH, request)
+async def _attack(plant: Fleet, agent: str) -> None:
+    """As soon as an agent has committed, say nonsense in its name, and ask for its frame.
+
+    With a collector's key, which will get it once the list is closed, and with another agent's, which never will.
+    """
+    collector, neighbour = plant.players["validator-1"], plant.players[AGENTS[0]]
+    heard = await plant.heard(plant.topics.commitment(plant.address(agent)))
+    forged = replace(heard.header, weight=1).pack() + heard.body
+    await neighbour.bus.publish(plant.topics.commitment(neighbour.address), forged)
+    request = encode(Fetch(Commitment.parse(heard.body).transfer.digest, ((0, 1),)))
+    for asking in (collector, neighbour):
+        topic = plant.topics.fetch(plant.address(agent), asking.address)
+        await asking.post.say(topic, Kind.FETCH, request)
