@@ -203,3 +203,9 @@ def test_a_crash_in_any_state_leaves_something_to_be_done_unless_others_must_act
     for state in State:
         pending = m.pending(replace(measured(), state=state))
         assert bool(pending) == (state not in waiting), state
+
+
+def test_time_to_reveal_counts_from_the_end_of_a_list_that_closed_early() -> None:
+    assert collecting().reveal_until_ms == 100 + 1000
+    late, _ = step(step(committed(), m.ListAnchored(), 1400)[0], m.RosterPublished(), 1500)
+    assert late.reveal_until_ms == 2000  # and never beyond what the invitation said
