@@ -3,7 +3,8 @@
 Accuracies (mean over the four heads) on the report's cycles, which nobody trained on, for each seed: every gateway
 on its own, FedAvg over the gateways after a few and after many rounds (updates clipped and rounded as in the
 plant), and everybody's windows in one place, stopped at the best epoch on the validation blocks. In full it takes
-a quarter of an hour on one core; fewer `--rounds` or `--seeds` take less.
+a quarter of an hour on one core: the time goes with `--rounds` and with the number of `--seeds`. Progress goes to
+stderr, the result to stdout.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 
@@ -56,6 +58,14 @@ def calibration(task: Task, model: Model, windows: Windows) -> dict[str, float]:
     return {"mean_confidence": float(confidence.mean()), "expected_calibration_error": float(sum(gaps))}
 
 
+BEGAN = time.perf_counter()
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    print(f"{time.perf_counter() - BEGAN:7.1f} s  {text}", file=sys.stderr, flush=True)
+
+
 def one_seed(task: Task, cycles: Windows, seed: int, few: int, many: int) -> dict[str, object]:
     """Everything for one seed of split, M0 and shuffling."""
     split = split_cycles(cycles.labels, seed)
@@ -72,6 +82,7 @@ def one_seed(task: Task, cycles: Windows, seed: int, few: int, many: int) -> dic
         seed=seed,
         on_update=rounding(len(gateways)),
     ):
+        say(f"seed {seed}: round {simulated.round_} of {many}")
         if simulated.round_ in {few, many}:
             name = f"federated_{simulated.round_}_rounds"
             accuracy[name] = task.evaluate(simulated.model, report).accuracy
@@ -81,6 +92,7 @@ def one_seed(task: Task, cycles: Windows, seed: int, few: int, many: int) -> dic
             sizes = np.abs(np.stack(simulated.updates))
             result["first_update_quantiles"] = {str(q): float(np.quantile(sizes, q)) for q in (0.5, 0.99, 0.999, 1.0)}
     for rounds in sorted({few, many}):
+        say(f"seed {seed}: every gateway alone, {rounds} rounds")
         alone = [
             task.evaluate(
                 train_locally(task, windows, start, PLAN, rounds=rounds, seed=agent_seed(seed, number)), report
@@ -89,6 +101,7 @@ def one_seed(task: Task, cycles: Windows, seed: int, few: int, many: int) -> dic
         ]
         accuracy[f"local_{rounds}_rounds_mean"] = statistics.mean(alone)
         accuracy[f"local_{rounds}_rounds_best"] = max(alone)
+    say(f"seed {seed}: all windows in one place")
     together = cycles.take(np.concatenate(split.gateways))
     central = train_centrally(task, together, validation, start, PLAN, rounds=many, seed=seed)
     accuracy["central"] = task.evaluate(central.model, report).accuracy
@@ -104,12 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="one line, for programs; otherwise indented")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--few", type=int, default=3, help="rounds of the demo")
+    parser.add_argument("--few", type=int, default=3, help="rounds of the demo; at most --rounds")
     parser.add_argument("--rounds", type=int, default=30, help="rounds of the long run, and the central budget")
     options = parser.parse_args(arguments)
+    few = min(options.few, options.rounds)
     task, cycles = load_task("gemel.learning.tasks.hydraulic:task"), read_cycles()
-    began = time.perf_counter()
-    seeds = [one_seed(task, cycles, seed, options.few, options.rounds) for seed in options.seeds]
+    seeds = [one_seed(task, cycles, seed, few, options.rounds) for seed in options.seeds]
     result = {
         "benchmark": "learning",
         "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
@@ -118,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "clip": CLIP,
         "bits": BITS,
         "seeds": seeds,
-        "took_s": round(time.perf_counter() - began, 1),
+        "took_s": round(time.perf_counter() - BEGAN, 1),
     }
     print(json.dumps(result, indent=None if options.json else 2))
 
