@@ -144,3 +144,18 @@ def test_demo_gets_its_options_as_they_stand_and_its_exit_status_counts(monkeypa
     assert (result.stdout, result.exit_code) == ("rounds 30, hold True\n", 7)
     assert "--rounds" in run("demo", "--help").output
     assert run("demo", "--what").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--agents", "2"), "--agents: 3 to 8, not 2"),
+        (("--rounds", "0"), "--rounds: 1 to 1000, not 0"),
+        (("--funder", "payer.json"), "--funder: only with --rpc"),
+    ],
+)
+def test_demo_that_cannot_be_run_is_refused_in_one_line(arguments, said):
+    result = run("demo", *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert said in result.stderr
