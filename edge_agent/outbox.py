@@ -1,0 +1,133 @@
+"""Revisions of twins that could not be published, on disk until they were: bounded, and coarser the older they are.
+
+When the outbox is full, every second revision of its older half goes. So the past loses detail before it is lost, and
+what stays still spans the whole outage. How many went is counted, and told with what is sent.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from gemel.adapters.sqlite_file import SqliteFile
+from gemel.twin.backfill import Kept
+from gemel.twin.state import Twin, from_json, to_json
+from gemel.wire.types import Millis
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS revisions (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, asset TEXT NOT NULL, at_ms INTEGER NOT NULL, document BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS by_asset ON revisions (asset, number);
+CREATE TABLE IF NOT EXISTS dropped (one INTEGER PRIMARY KEY CHECK (one = 1), count INTEGER NOT NULL);
+INSERT OR IGNORE INTO dropped VALUES (1, 0);
+"""
+_COARSEN = """
+DELETE FROM revisions WHERE number IN (
+    SELECT number FROM (
+        SELECT number, row_number() OVER (ORDER BY asset, number) AS place FROM revisions
+        WHERE number <= (SELECT number FROM revisions ORDER BY number LIMIT 1 OFFSET ?))
+    WHERE place % 2 = 0)
+"""
+
+
+class Batch(NamedTuple):
+    """Some revisions of one twin, oldest first, and their numbers here."""
+
+    asset: str
+    numbers: tuple[int, ...]
+    revisions: tuple[Kept, ...]
+
+
+class Outbox:
+    """`async with Outbox(path, capacity) as outbox`; the folder must exist. Raises StoreUnavailable as SqliteFile."""
+
+    def __init__(self, path: Path, capacity: int) -> None:
+        self._file, self._capacity = SqliteFile(path, _SCHEMA), capacity
+        self.depth = 0  # revisions that wait
+        self.dropped = 0  # revisions that there was no room for, ever
+
+    async def __aenter__(self) -> Self:
+        await self._file.__aenter__()
+        try:
+            self.depth, self.dropped = await self._file.read(_counts)
+        except BaseException:
+            await self._file.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._file.__aexit__(exc_type, exc, traceback)
+
+    async def keep(self, twin: Twin, at_ms: Millis) -> None:
+        """Store a revision durably; the same again changes nothing."""
+        document = to_json(twin)
+
+        def insert(connection: sqlite3.Connection) -> tuple[int, int]:
+            newest = connection.execute(
+                "SELECT document FROM revisions WHERE asset = ? ORDER BY number DESC LIMIT 1", (twin.asset,)
+            ).fetchone()
+            if newest is None or newest[0] != document:
+                connection.execute(
+                    "INSERT INTO revisions (asset, at_ms, document) VALUES (?, ?, ?)", (twin.asset, at_ms, document)
+                )
+                self._make_room(connection)
+            return _counts(connection)
+
+        self.depth, self.dropped = await self._file.change(insert)
+
+    async def oldest(self, most: int, most_bytes: int) -> Batch | None:
+        """The oldest revisions of one twin: at most so many, and so many bytes unless one alone is larger."""
+
+        def select(connection: sqlite3.Connection) -> list[tuple[str, int, int, bytes]]:
+            return connection.execute(
+                "SELECT asset, number, at_ms, document FROM revisions"
+                " WHERE asset = (SELECT asset FROM revisions ORDER BY number LIMIT 1) ORDER BY number LIMIT ?",
+                (most,),
+            ).fetchall()
+
+        rows = await self._file.read(select)
+        fitting: list[tuple[str, int, int, bytes]] = []
+        size = 0
+        for row in rows:
+            size += len(row[3])
+            if fitting and size > most_bytes:
+                break
+            fitting.append(row)
+        if not fitting:
+            return None
+        numbers = tuple(number for _, number, _, _ in fitting)
+        return Batch(fitting[0][0], numbers, tuple(Kept(at_ms, from_json(data)) for _, _, at_ms, data in fitting))
+
+    async def newest(self, asset: str) -> Twin | None:
+        """The latest revision of a twin that waits here."""
+        row = await self._file.read(
+            lambda connection: connection.execute(
+                "SELECT document FROM revisions WHERE asset = ? ORDER BY number DESC LIMIT 1", (asset,)
+            ).fetchone()
+        )
+        return None if row is None else from_json(row[0])
+
+    async def forget(self, numbers: Sequence[int]) -> None:
+        """They were sent."""
+
+        def delete(connection: sqlite3.Connection) -> tuple[int, int]:
+            connection.executemany("DELETE FROM revisions WHERE number = ?", [(number,) for number in numbers])
+            return _counts(connection)
+
+        self.depth, self.dropped = await self._file.change(delete)
+
+    def _make_room(self, connection: sqlite3.Connection) -> None:
+        depth, _ = _counts(connection)
+        if depth > self._capacity:
+            gone = connection.execute(_COARSEN, (depth // 2,)).rowcount
+            connection.execute("UPDATE dropped SET count = count + ?", (gone,))
+
+
+def _counts(connection: sqlite3.Connection) -> tuple[int, int]:
+    depth, dropped = connection.execute("SELECT (SELECT count(*) FROM revisions), count FROM dropped").fetchone()
+    return depth, dropped
