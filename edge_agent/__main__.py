@@ -103,7 +103,7 @@ async def _serve(host: Host[AgentSettings]) -> None:
             metrics=metrics,
         )
         further = FurtherTwins(
-            settings.max_assets - 1, load_twin, properties=mapping.properties, clock=clock, metrics=metrics
+            settings.max_assets - 1, load_twin, properties=mapping.properties, bus=bus, clock=clock, metrics=metrics
         )
         await further.keep([kept for kept in await kept_assets(records, site) if kept != asset])
         hearing = Hearing(mapping, task.heads, asset)

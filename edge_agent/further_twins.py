@@ -18,7 +18,7 @@ from edge_agent.sensing.mapping import PropertyMap
 from edge_agent.sensing.values import Fault
 from edge_agent.twinning import AGEING_S, LiveTwin
 from gemel.errors import BusRefused
-from gemel.ports import Clock
+from gemel.ports import Bus, Clock
 
 _log = structlog.get_logger("gemel.agent.further")
 
@@ -38,11 +38,12 @@ class FurtherTwins:
         load: Callable[[str], Awaitable[LiveTwin]],
         *,
         properties: Mapping[str, PropertyMap],
+        bus: Bus,
         clock: Clock,
         metrics: AgentMetrics,
     ) -> None:
         self._bound, self._load, self._properties = bound, load, properties
-        self._clock, self._metrics = clock, metrics
+        self._bus, self._clock, self._metrics = bus, clock, metrics
         self._kept: dict[str, _Kept] = {}
         self._full = False
         self._beginning = asyncio.Lock()
@@ -74,11 +75,6 @@ class FurtherTwins:
                 kept = await self._come.get()
                 tasks.create_task(self._publish(kept.twin), name=f"publish twin of {kept.twin.now.asset}")
 
-    def publish_again(self) -> None:
-        """Publish all as they are, for a broker that may have forgotten them."""
-        for kept in self._kept.values():
-            kept.twin.publish_again()
-
     async def _begin(self, asset: str) -> _Kept | None:
         """None where there is no room for one more."""
         async with self._beginning:  # messages of several subscriptions may name one asset at once
@@ -106,8 +102,12 @@ class FurtherTwins:
             _log.error("the broker refuses the twin of a further asset", asset=twin.now.asset, error=str(refusal))
 
     async def _age(self) -> None:
+        linked = False
         while True:
-            monotonic_s = self._clock.monotonic_s()
+            monotonic_s, returned = self._clock.monotonic_s(), self._bus.connected and not linked
             for kept in self._kept.values():
                 kept.twin.become(kept.intake.tend(kept.twin.now, monotonic_s))
+                if returned:
+                    kept.twin.publish_again()  # the broker may have forgotten it
+            linked = self._bus.connected
             await self._clock.sleep(AGEING_S)

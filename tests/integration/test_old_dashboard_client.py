@@ -7,10 +7,6 @@ Its broker is mosquitto, as in a plant: rumqttd speaks one protocol version on e
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -20,11 +16,11 @@ from gemel.adapters.mqtt_bus import BusSettings, MqttBus
 from gemel.twin.state import from_json
 from gemel.wire import topics
 from tests.support.brokers import mosquitto
-from tests.support.services import REPOSITORY, Agent, running
+from tests.support.environments import environment
+from tests.support.services import Agent, running
 
-ENVIRONMENT = REPOSITORY / ".tools" / "old-dashboard"
 REQUIREMENTS = ("asyncio-mqtt==0.16.2", "paho-mqtt<2")
-INSTALL_S, READ_S = 120, 30
+READ_S = 30
 DASHBOARD = textwrap.dedent(
     """
     import asyncio, sys
@@ -46,27 +42,7 @@ DASHBOARD = textwrap.dedent(
 
 @pytest.fixture(scope="module")
 def old_python() -> Path:
-    """The interpreter of the old environment. Skipped where pip reaches no index, which fails under CI=true."""
-    python = ENVIRONMENT / "bin" / "python"
-    done = ENVIRONMENT / "installed"
-    if not done.exists():
-        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-        try:
-            subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True, capture_output=True)
-            subprocess.run(
-                [python, "-m", "pip", "install", "--quiet", "--retries", "1", *REQUIREMENTS],
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=INSTALL_S,
-            )
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            reason = f"pip cannot install {' '.join(REQUIREMENTS)}: {error}"
-            if os.environ.get("CI") == "true":
-                pytest.fail(reason)
-            pytest.skip(reason)
-        done.touch()
-    return python
+    return environment("old-dashboard", *REQUIREMENTS)
 
 
 @pytest.mark.broker
