@@ -79,9 +79,10 @@ async def _run(plan: DemoPlan, layout: Layout, report: Path, console: Console, *
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, running.cancel)
     try:
-        async with Workers(niceness=10) as workers:  # the plant comes first
-            outcome = await Plant(plan, layout, console, workers).run(hold=hold)
-            console.print("writing the report: measurements, explanations", highlight=False)
+        async with Workers(niceness=10) as beside:  # the plant comes first
+            outcome = await Plant(plan, layout, console, beside).run(hold=hold)
+        console.print("writing the report: measurements, explanations", highlight=False)
+        async with Workers() as workers:
             await workers.run(build, _evidence(plan, layout, outcome, report))
     except asyncio.CancelledError:
         console.print("stopped; nothing is left running", highlight=False)
