@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from gemel.twin.state import Twin
+from gemel.twin.state import Quality, Twin
 from gemel.wire.types import Address, BoxKey, Count, Digest, Millis, Ppm, Signature
 
 # --- Clock ------------------------------------------------------------------------------------
@@ -63,9 +63,9 @@ class Will(msgspec.Struct, frozen=True):
 class Bus(Protocol):
     """An MQTT 5 connection that reconnects by itself. Open it with `async with`.
 
-    A handler runs one message at a time, unless its subscription asks for more; a QoS 1 message is acknowledged to the broker when
-    its handler has returned, and not when it raised. An exception from a handler ends the bus's TaskGroup: hostile
-    input is the handler's to refuse. Messages may come twice (QoS 1): handlers are idempotent.
+    A handler runs one message at a time, unless its subscription asks for more; a QoS 1 message is acknowledged to
+    the broker when its handler has returned, and not when it raised. An exception from a handler ends the bus's
+    TaskGroup: hostile input is the handler's to refuse. Messages may come twice (QoS 1): handlers are idempotent.
     """
 
     async def publish(
@@ -171,10 +171,35 @@ class TwinEntry(msgspec.Struct, frozen=True):
 
 
 class TwinRevision(msgspec.Struct, frozen=True):
-    """A twin as it stood when the registry received it."""
+    """A twin as it stood when the registry received it.
+
+    `revision` counts what the registry stored of this machine: it rises even where an agent counts its versions from
+    the beginning again. `sequence` counts what the registry stored at all.
+    """
 
     received_ms: Millis
     twin: Twin
+    revision: Count = 0
+    sequence: Count = 0
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One reading of one property, at its source time."""
+
+    time_ms: Millis
+    value: float | None
+    quality: Quality
+
+
+class Bucket(msgspec.Struct, frozen=True):
+    """The usable readings (good or uncertain, with a value) of one property within one step."""
+
+    time_ms: Millis  # where the step begins
+    count: Count
+    low: float
+    mean: float
+    high: float
+    last: float
 
 
 class AgentEntry(msgspec.Struct, frozen=True):
@@ -187,18 +212,28 @@ class AgentEntry(msgspec.Struct, frozen=True):
     received_ms: Millis
 
 
-class TwinStore(Protocol):
-    """Every twin as it stands, and its revisions. What `put` has returned from is committed.
+class TwinEvent(msgspec.Struct, frozen=True):
+    """Something that happened to a machine, as its agent told it. `id` is the digest of its document."""
 
-    Calls that come together share one commit, so many callers at once are cheap. Every method raises
-    StoreUnavailable where the store cannot be reached, read or written.
+    id: Digest
+    site: str
+    asset: str
+    received_ms: Millis
+    document: msgspec.Raw
+
+
+class TwinStore(Protocol):
+    """Every twin as it stands, its revisions, its readings and its events. What `put` has returned from is committed.
+
+    Calls that come together share one commit, so many callers at once are cheap. One process writes. Every method
+    raises StoreUnavailable where the store cannot be reached, read or written.
     """
 
     async def put(self, twin: Twin, received_ms: Millis) -> bool:
         """Store a revision; False, and nothing changed, where it does not supersede what stands.
 
-        Raises Refused(too_large) for a new machine beyond the store's bound. The oldest revisions beyond the bound
-        of a machine go.
+        `received_ms` never steps back within a machine: where it would, the latest stands. Raises Refused(too_large)
+        for a new machine beyond the store's bound. The oldest revisions beyond the bound of a machine go.
         """
         ...
 
@@ -210,10 +245,44 @@ class TwinStore(Protocol):
         """The twin as it stands."""
         ...
 
+    async def at_time(self, site: str, asset: str, time_ms: Millis) -> TwinRevision | None:
+        """The twin as it stood at that time of our clock."""
+        ...
+
+    async def at_revision(self, site: str, asset: str, revision: Count) -> TwinRevision | None:
+        """That revision, where it is kept."""
+        ...
+
     async def history(
-        self, site: str, asset: str, *, from_ms: Millis, to_ms: Millis, limit: int
+        self, site: str, asset: str, *, from_ms: Millis, to_ms: Millis, limit: int, after: Count = 0
     ) -> Sequence[TwinRevision]:
-        """At most `limit` revisions received in [from_ms, to_ms), oldest first."""
+        """At most `limit` revisions received in [from_ms, to_ms) and numbered above `after`, oldest first."""
+        ...
+
+    async def changes(self, after: Count, limit: int) -> Sequence[TwinRevision]:
+        """Twins that have changed since sequence `after`, each as it stands, in the order of their sequence.
+
+        Waits for one where there is none.
+        """
+        ...
+
+    async def put_samples(self, site: str, asset: str, samples: Mapping[str, Sequence[Sample]]) -> None:
+        """Add readings, by property, to the history of a known twin; what stands does not change.
+
+        The same reading again changes nothing. Raises KeyError for a machine that no twin is known of.
+        """
+        ...
+
+    async def samples(
+        self, site: str, asset: str, name: str, *, from_ms: Millis, to_ms: Millis, limit: int
+    ) -> Sequence[Sample]:
+        """At most `limit` readings of a property with source times in [from_ms, to_ms), oldest first."""
+        ...
+
+    async def buckets(
+        self, site: str, asset: str, name: str, *, step_ms: int, from_ms: Millis, to_ms: Millis, limit: int
+    ) -> Sequence[Bucket]:
+        """The same, gathered in steps: whole minutes. Steps without a usable reading are left out."""
         ...
 
     async def put_agent(
@@ -230,6 +299,94 @@ class TwinStore(Protocol):
 
     async def agents(self) -> Sequence[AgentEntry]:
         """All agents, by site and name."""
+        ...
+
+    async def put_event(self, site: str, asset: str, document: bytes, received_ms: Millis) -> bool:
+        """Store an event, a JSON document; False where it is known."""
+        ...
+
+    async def events(
+        self, *, site: str | None, asset: str | None, from_ms: Millis, to_ms: Millis, limit: int
+    ) -> Sequence[TwinEvent]:
+        """At most `limit` events received in [from_ms, to_ms), oldest first; None means any."""
+        ...
+
+    async def tidy(self, now_ms: Millis) -> None:
+        """Gather finished minutes and drop what is older, or more, than is to be kept. Call it now and then."""
+        ...
+
+
+class AssetRecord(msgspec.Struct, frozen=True):
+    """What somebody declared about an asset. `revision` rises with every change."""
+
+    site: str
+    asset: str
+    revision: Count
+    document: msgspec.Raw
+
+
+class AssetStore(Protocol):
+    """Declared documents about assets: where they belong and what they are related to. Raises as TwinStore."""
+
+    async def put_asset(self, site: str, asset: str, document: bytes, *, expected: Count | None) -> Count | None:
+        """The new revision; None, and nothing changed, where `expected` (0: none yet) is not the one that stands.
+
+        Raises Refused(too_large) for a new one beyond the store's bound.
+        """
+        ...
+
+    async def asset(self, site: str, asset: str) -> AssetRecord | None:
+        """One asset's document."""
+        ...
+
+    async def assets(self) -> Sequence[AssetRecord]:
+        """All of them, by site and asset."""
+        ...
+
+
+class Access(msgspec.Struct, frozen=True):
+    """Who read what, when. `sequence` counts from 1 without a gap."""
+
+    sequence: Count
+    time_ms: Millis
+    reader: str
+    what: str
+
+
+class AccessRoot(msgspec.Struct, frozen=True):
+    """The Merkle root over the entries first..last: whoever knows it can be shown that one of them is true."""
+
+    first: Count
+    last: Count
+    sealed_ms: Millis
+    root: Digest
+
+
+class AccessStore(Protocol):
+    """The log of reads, and the roots over it. Raises as TwinStore."""
+
+    async def log_access(self, time_ms: Millis, reader: str, what: str) -> Access:
+        """Add an entry; it is committed when this returns."""
+        ...
+
+    async def accesses(self, *, first: Count, last: Count) -> Sequence[Access]:
+        """The entries first..last that are kept, in order."""
+        ...
+
+    async def put_access_root(self, root: AccessRoot) -> None:
+        """Keep a root; it follows the one before without a gap."""
+        ...
+
+    async def access_roots(self, *, after: Count, limit: int) -> Sequence[AccessRoot]:
+        """At most `limit` roots whose first entry is above `after`, oldest first."""
+        ...
+
+    async def access_state(self) -> tuple[Count, Count]:
+        """(the last entry's number, the last entry under a root)."""
+        ...
+
+    async def drop_accesses(self, before_ms: Millis) -> None:
+        """Forget entries that are older and under a root; roots stay."""
         ...
 
 

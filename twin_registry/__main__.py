@@ -13,7 +13,8 @@ import typer
 from aiohttp import web
 
 from gemel.adapters.mqtt_bus import MqttBus
-from gemel.adapters.sqlite_twins import SqliteTwins
+from gemel.adapters.registry_stores import open_stores
+from gemel.adapters.sql_twins import Keep
 from gemel.errors import ConfigError
 from gemel.host.service import Host, run
 from twin_registry.api import make_app
@@ -34,13 +35,13 @@ async def _serve(host: Host[RegistrySettings]) -> None:
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError("settings", "state_dir", f"a folder that can be written ({error})") from error
-    bounds = {"max_revisions": settings.max_revisions, "max_machines": settings.max_machines}
+    keep = Keep(machines=settings.max_machines, revisions=settings.max_revisions)
     async with (
-        SqliteTwins(settings.state_dir / "twins.sqlite", **bounds) as store,
+        open_stores(f"sqlite:///{settings.state_dir}/twins.sqlite", keep) as stores,
         MqttBus(settings.bus.settings("twin-registry")) as bus,
     ):
         host.metrics.watch_bus(bus.counts)
-        runner = web.AppRunner(make_app(store), access_log=None)
+        runner = web.AppRunner(make_app(stores.twins), access_log=None)
         await runner.setup()
         try:
             site = web.TCPSite(runner, settings.api_host, settings.api_port)
@@ -50,7 +51,7 @@ async def _serve(host: Host[RegistrySettings]) -> None:
                 where = f"{settings.api_host}:{settings.api_port}"
                 raise ConfigError("settings", "api_port", f"a free port, which {where} is not ({error})") from error
             _log.info("serving", api=f"http://{settings.api_host}:{runner.addresses[0][1]}")
-            await Keeper(store, host.clock, host.metrics.registry_messages).subscribe(bus)
+            await Keeper(stores.twins, host.clock, host.metrics.registry_messages).subscribe(bus)
             host.ready()
             await host.stopping.wait()
         finally:

@@ -14,6 +14,7 @@ from gemel.wire import topics
 from gemel.wire.reasons import Reason
 
 _AVAILABILITY = {agent.ONLINE: "online", agent.OFFLINE: "offline"}
+AT_WORK = 500  # twins whose commit is awaited at a time; the bus's receive maximum may allow fewer
 _log = structlog.get_logger("gemel.registry")
 
 
@@ -25,7 +26,7 @@ class Keeper:
 
     async def subscribe(self, bus: Bus) -> None:
         """Begin to listen."""
-        await bus.subscribe(topics.ALL_TWINS, self.hear_twin)
+        await bus.subscribe(topics.ALL_TWINS, self.hear_twin, concurrency=AT_WORK)
         await bus.subscribe(topics.ALL_AVAILABILITY, self.hear_agent)
         await bus.subscribe(topics.ALL_AGENT_STATUS, self.hear_agent)
 

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemel.adapters.clock import FakeClock
-from gemel.adapters.sqlite_twins import SqliteTwins
+from gemel.adapters.registry_stores import open_stores
+from gemel.adapters.sql_twins import Keep
 from gemel.errors import StoreUnavailable
 from gemel.host.metrics import Metrics
 from gemel.ports import BusMessage
@@ -52,14 +53,14 @@ async def test_whatever_is_published_is_stored_or_counted_and_never_raised(
 ) -> None:
     metrics = Metrics("test")
     with TemporaryDirectory() as folder:
-        async with SqliteTwins(Path(folder) / "twins.sqlite") as store:
-            keeper = Keeper(store, FakeClock(), metrics.registry_messages)
+        async with open_stores(f"sqlite:///{folder}/twins.sqlite") as stores:
+            keeper = Keeper(stores.twins, FakeClock(), metrics.registry_messages)
             for kind, site, name, payload in messages:
                 if kind == "twin":
                     await keeper.hear_twin(BusMessage(topics.twin_state(site, name), payload))
                 else:
                     await keeper.hear_agent(BusMessage(topics.agent(site, name, kind), payload))
-            for entry in await store.twins():
+            for entry in await stores.twins.twins():
                 document = to_json(blank(entry.site, entry.asset))
                 assert ("twin", entry.site, entry.asset, document) in messages  # under its own name only
     (family,) = metrics.registry_messages.collect()
@@ -68,11 +69,11 @@ async def test_whatever_is_published_is_stored_or_counted_and_never_raised(
 
 async def test_machine_beyond_the_bound_is_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
     metrics = Metrics("test")
-    async with SqliteTwins(tmp_path / "twins.sqlite", max_machines=1) as store:
-        keeper = Keeper(store, FakeClock(), metrics.registry_messages)
+    async with open_stores(f"sqlite:///{tmp_path}/twins.sqlite", Keep(machines=1)) as stores:
+        keeper = Keeper(stores.twins, FakeClock(), metrics.registry_messages)
         for asset in ("a", "b", "a"):
             await keeper.hear_twin(BusMessage(topics.twin_state("north", asset), to_json(blank("north", asset))))
-        assert [entry.asset for entry in await store.twins()] == ["a"]
+        assert [entry.asset for entry in await stores.twins.twins()] == ["a"]
     refused = {"outcome": "refused", "reason": "too_large"}
     assert metrics.registry.get_sample_value("gemel_registry_messages_total", refused) == 1
 
@@ -98,7 +99,7 @@ async def test_any_path_and_query_is_answered_with_json_and_never_with_500(
     site: str, asset: str, query: dict[str, str]
 ) -> None:
     with TemporaryDirectory() as folder:
-        async with SqliteTwins(Path(folder) / "twins.sqlite") as store, api(store) as client:
+        async with open_stores(f"sqlite:///{folder}/twins.sqlite") as stores, api(stores.twins) as client:
             path = "/twins/" + "/".join(part.replace("/", "").strip(".") or "x" for part in (site, asset))
             async with client.get(path + "/history", params=query) as answer:
                 assert answer.status in (400, 404)

@@ -1,0 +1,101 @@
+"""sql.Database over PostgreSQL (asyncpg). Readings become a hypertable where TimescaleDB is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from gemel.adapters.sql import Value, Write
+from gemel.errors import StoreUnavailable
+
+READERS = 4
+TIMEOUT_S = 30.0
+CLOSE_S = 5.0
+_DAY_MS = 86_400_000
+
+
+class PostgresDatabase:
+    """`async with PostgresDatabase(url, schema, series="samples") as database`.
+
+    `series` names the table whose `time_ms` partitions it where TimescaleDB is there.
+    """
+
+    def __init__(self, url: str, schema: str, *, series: str) -> None:
+        self._url, self._series = url, series
+        self._schema = schema.format(serial="BIGINT", clustered="")
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._pool = await asyncpg.create_pool(
+                self._url,
+                min_size=1,
+                max_size=READERS + 1,
+                timeout=TIMEOUT_S,
+                command_timeout=TIMEOUT_S,
+                server_settings={"application_name": "gemel-twin-registry", "synchronous_commit": "on"},
+            )
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+            raise StoreUnavailable(f"PostgreSQL: {error}") from error
+        try:
+            async with self._connection() as connection:
+                await connection.execute(self._schema)
+                await self._partition(connection)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            try:
+                await asyncio.wait_for(pool.close(), CLOSE_S)
+            except TimeoutError:
+                pool.terminate()
+
+    async def fetch(self, statement: str, *values: Value) -> Sequence[Sequence[Any]]:
+        """As sql.Database."""
+        async with self._connection() as connection:
+            rows: Sequence[Sequence[Any]] = await connection.fetch(_numbered(statement), *values)
+            return rows
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        """As sql.Database."""
+        async with self._connection() as connection, connection.transaction():
+            for statement, rows in writes:
+                await connection.executemany(_numbered(statement), rows)
+
+    async def _partition(self, connection: PoolConnectionProxy[asyncpg.Record]) -> None:
+        if await connection.fetchval("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'"):
+            await connection.execute(
+                "SELECT create_hypertable($1::text::regclass, 'time_ms', chunk_time_interval => $2::bigint,"
+                " if_not_exists => true, migrate_data => true)",
+                self._series,
+                _DAY_MS,
+            )
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[PoolConnectionProxy[asyncpg.Record]]:
+        if self._pool is None:
+            raise StoreUnavailable("PostgreSQL: not open")
+        try:
+            async with self._pool.acquire(timeout=TIMEOUT_S) as connection:
+                yield connection
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise StoreUnavailable(f"PostgreSQL: {error or type(error).__name__}") from error
+
+
+@functools.cache
+def _numbered(statement: str) -> str:
+    return re.sub(r"\?(\d+)", r"$\1", statement)
