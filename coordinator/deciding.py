@@ -14,9 +14,9 @@ from gemel.ports import RoundState
 from gemel.sealing.candidate import candidate_model
 from gemel.wire import boxes, envelope
 from gemel.wire.envelope import Kind
-from gemel.wire.messages import Opened, decode
+from gemel.wire.messages import Candidate, Opened, decode, encode
 from gemel.wire.reasons import Reason
-from gemel.wire.types import ppm, sha256
+from gemel.wire.types import Digest, ppm, sha256
 
 OPENED_BYTES = 1 << 30
 VOTES_GRACE_S = 10.0  # how long a quorum waits for a vote that is still missing
@@ -75,7 +75,11 @@ async def measure(office: Office, round_: Round) -> Event:
 
 async def await_verdict(office: Office, round_: Round) -> Event:
     """Wait for the votes, ask the contract to decide, and read what it decided."""
+    m0 = await _wrapped_m0(office, round_.model) if round_.number == 0 else None
     while (await office.on_chain(round_)).state == RoundState.MEASURED:
+        if m0 is not None:  # said again until there is a verdict: a validator may have come late
+            topic = office.post.topics.candidate
+            await office.post.say(topic, Kind.CANDIDATE, encode(m0), policy=round_.policy)
         await office.votes.all_of(len(office.validators), round_.number, VOTES_GRACE_S)
         try:
             await office.chain.finalise(office.name, round_.number)
@@ -89,6 +93,13 @@ async def await_verdict(office: Office, round_: Round) -> Event:
         reason = await office.votes.reason(round_.number)
         return machine.Rejected(record.accuracy, record.baseline, reason)
     raise RoundEnded(round_.number, record.state)
+
+
+async def _wrapped_m0(office: Office, model: Digest) -> Candidate:
+    """M0 for the validators; every later candidate they compute themselves."""
+    data = await office.blobs.get(model)
+    wrapped = boxes.wrap(data, [validator.box for validator in office.post.trust.validators])
+    return Candidate(model, await office.transfers.offer(wrapped))
 
 
 async def offer_model(office: Office, round_: Round) -> Event:

@@ -16,10 +16,9 @@ from gemel.exchange.round_folder import RoundFolder
 from gemel.learning.measuring import initial_model
 from gemel.ports import RoundState
 from gemel.sealing.work import check_public_context
-from gemel.wire import boxes
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import Envelope, Header, Kind
-from gemel.wire.messages import Candidate, Context, Invitation, Roster, decode, encode
+from gemel.wire.messages import Context, Invitation, Roster, decode
 from gemel.wire.reasons import Reason
 from gemel.wire.types import Digest
 
@@ -29,14 +28,11 @@ log = structlog.get_logger(__name__)
 
 
 async def genesis(office: Office) -> Round:
-    """Round 0: make M0, propose it, and let the validators see it."""
+    """Round 0: make M0 and propose it."""
     m0 = await office.workers.run(initial_model, office.task_path, office.plan.seed)
     model = await office.blobs.put(m0)
     if (await office.chain.round(office.name, 0)).state == RoundState.NONE:
         await office.chain.propose_genesis(office.name, model=model, policy=office.policy.digest)
-    wrapped = boxes.wrap(m0, [v.box for v in office.post.trust.validators])
-    body = encode(Candidate(model, await office.transfers.offer(wrapped)))
-    await office.post.say(office.post.topics.candidate, Kind.CANDIDATE, body, policy=office.policy.digest)
     now_ms = office.post.clock.now_ms()
     return machine.genesis(model, office.policy.digest, now_ms, now_ms + office.plan.decide_s * 1000)
 
