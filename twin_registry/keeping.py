@@ -7,8 +7,9 @@ import structlog
 from prometheus_client import Counter
 
 from gemel.errors import Malformed, PeerError, Refused
-from gemel.ports import Bus, BusMessage, Clock, TwinStore
-from gemel.twin import agent
+from gemel.ports import Bus, BusMessage, Clock, Sample, TwinStore
+from gemel.twin import agent, backfill
+from gemel.twin.backfill import Backfill
 from gemel.twin.state import from_json
 from gemel.wire import topics
 from gemel.wire.reasons import Reason
@@ -27,6 +28,7 @@ class Keeper:
     async def subscribe(self, bus: Bus) -> None:
         """Begin to listen."""
         await bus.subscribe(topics.ALL_TWINS, self.hear_twin, concurrency=AT_WORK)
+        await bus.subscribe(topics.ALL_BACKFILL, self.hear_backfill)
         await bus.subscribe(topics.ALL_AVAILABILITY, self.hear_agent)
         await bus.subscribe(topics.ALL_AGENT_STATUS, self.hear_agent)
 
@@ -41,6 +43,23 @@ class Keeper:
             self._refuse(message, error)
         else:
             self._messages.labels("stored" if stored else "repeated", "ok").inc()
+
+    async def hear_backfill(self, message: BusMessage) -> None:
+        """What an agent could not say in time: its readings are history, and the twin that stands stays as it is.
+
+        Raises StoreUnavailable, never for what the document says.
+        """
+        try:
+            told = backfill.from_json(message.payload)
+            if message.topic != topics.twin_backfill(told.site, told.asset):
+                raise Refused(Reason.FOREIGN, f"the document is that of {told.site}/{told.asset}")
+            if await self._store.twin(told.site, told.asset) is None:  # nothing stands: the newest is all we know
+                await self._store.put(told.revisions[-1].twin, self._clock.now_ms())
+            await self._store.put_samples(told.site, told.asset, _readings(told))
+        except PeerError as error:
+            self._refuse(message, error)
+        else:
+            self._messages.labels("stored", "ok").inc()
 
     async def hear_agent(self, message: BusMessage) -> None:
         """`availability` or `status` of an agent. Raises StoreUnavailable, never for what the message says."""
@@ -66,3 +85,14 @@ class Keeper:
         reason = error.reason if isinstance(error, Refused) else Reason.MALFORMED
         self._messages.labels("refused", str(reason)).inc()
         _log.warning("refused", topic=message.topic, error=str(error))
+
+
+def _readings(told: Backfill) -> dict[str, list[Sample]]:
+    """Each reading of the revisions once, by property."""
+    found: dict[str, dict[int, Sample]] = {}
+    for kept in told.revisions:
+        for name, reading in kept.twin.properties.items():
+            if reading.source_time_ms:  # a property that nothing was heard of has none
+                sample = Sample(reading.source_time_ms, reading.value, reading.quality)
+                found.setdefault(name, {})[reading.source_time_ms] = sample
+    return {name: list(samples.values()) for name, samples in found.items()}

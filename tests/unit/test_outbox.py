@@ -1,0 +1,137 @@
+"""What waits for the link: durable, bounded, coarser the older it is, and sent without holding up what is live."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from edge_agent.backfilling import send_for_ever
+from edge_agent.outbox import Outbox
+from gemel.adapters.clock import SystemClock
+from gemel.errors import BusRefused, BusUnavailable, Malformed
+from gemel.twin import backfill
+from gemel.twin.backfill import SCHEMA, Backfill, Kept
+from gemel.twin.state import Property, Quality, Twin, blank
+
+
+def revision(version: int, asset: str = "press-1", size: int = 1) -> Twin:
+    reading = Property(float(version), "x" * size, version * 1000, version * 1000, Quality.GOOD)
+    return replace(blank("north", asset), version=version, properties={"TS1": reading})
+
+
+async def versions(outbox: Outbox) -> list[int]:
+    batch = await outbox.oldest(10_000, 10**9)
+    return [] if batch is None else [kept.twin.version for kept in batch.revisions]
+
+
+async def test_revisions_survive_a_restart_in_order_and_the_same_again_is_kept_once(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite"
+    async with Outbox(path, 100) as outbox:
+        for version in (1, 2, 2, 3):
+            await outbox.keep(revision(version), version * 1000)
+    async with Outbox(path, 100) as outbox:
+        assert (outbox.depth, outbox.dropped) == (3, 0)
+        batch = await outbox.oldest(2, 10**9)
+        assert batch is not None
+        assert batch.revisions == (Kept(1000, revision(1)), Kept(2000, revision(2)))
+        await outbox.forget(batch.numbers)
+        assert await versions(outbox) == [3]
+        assert await outbox.newest("press-1") == revision(3)
+        assert await outbox.newest("press-2") is None
+        await outbox.forget((await outbox.oldest(9, 10**9)).numbers)  # type: ignore[union-attr]  # there is one left
+        assert await outbox.oldest(9, 10**9) is None
+        assert outbox.depth == 0
+
+
+async def test_full_outbox_loses_detail_of_the_past_first_and_counts_it(tmp_path: Path) -> None:
+    async with Outbox(tmp_path / "outbox.sqlite", 100) as outbox:
+        for version in range(1, 1001):
+            await outbox.keep(revision(version), version)
+            assert outbox.depth <= 101
+        kept = await versions(outbox)
+        assert outbox.dropped == 1000 - len(kept)
+        assert kept[0] == 1  # the whole outage is spanned
+        assert kept[-40:] == list(range(961, 1001))  # the latest are complete
+        gaps = [after - before for before, after in itertools.pairwise(kept)]
+        assert max(gaps[:5]) >= max(gaps[-50:])
+    async with Outbox(tmp_path / "outbox.sqlite", 100) as outbox:
+        assert outbox.dropped == 1000 - len(kept)
+
+
+async def test_batch_is_of_one_twin_and_bounded_in_bytes_unless_one_alone_is_larger(tmp_path: Path) -> None:
+    async with Outbox(tmp_path / "outbox.sqlite", 100) as outbox:
+        await outbox.keep(revision(1, size=5000), 1)
+        await outbox.keep(revision(1, asset="press-2"), 1)
+        await outbox.keep(revision(2), 2)
+        await outbox.keep(revision(3), 3)
+        sent = []
+        while (batch := await outbox.oldest(10, 1000)) is not None:
+            sent.append((batch.asset, [kept.twin.version for kept in batch.revisions]))
+            await outbox.forget(batch.numbers)
+        assert sent == [("press-1", [1]), ("press-2", [1]), ("press-1", [2, 3])]
+
+
+class Broker:
+    """A bus whose link, and whose answers, the test decides."""
+
+    def __init__(self) -> None:
+        self.connected = False
+        self.failures: list[Exception] = []
+        self.heard: list[Backfill] = []
+
+    async def publish(self, topic: str, payload: bytes, **_: object) -> None:
+        assert topic == "gemel/v1/north/twin/press-1/backfill"
+        if self.failures:
+            raise self.failures.pop(0)
+        self.heard.append(backfill.from_json(payload))
+
+
+class Quick(SystemClock):
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+
+async def test_what_was_kept_is_sent_once_there_is_a_link_and_again_where_the_broker_did_not_take_it(
+    tmp_path: Path,
+) -> None:
+    broker = Broker()
+    refused = BusRefused("publish", "topic", 0x87, "Not authorized")
+    broker.failures = [BusUnavailable("gone"), refused]
+    async with Outbox(tmp_path / "outbox.sqlite", 1000) as outbox:
+        for version in range(1, 251):
+            await outbox.keep(revision(version), version)
+        sending = asyncio.create_task(send_for_ever(outbox, "north", bus=broker, clock=Quick()))  # type: ignore[arg-type]  # what it uses of a bus
+        await asyncio.sleep(0.05)
+        assert broker.heard == []
+        broker.connected = True
+        async with asyncio.timeout(30):
+            while outbox.depth:  # noqa: ASYNC110  the outbox says nothing when it is empty
+                await asyncio.sleep(0.01)
+        sending.cancel()
+    sent = [kept.twin.version for part in broker.heard for kept in part.revisions]
+    assert sent == list(range(1, 251))
+    assert max(len(part.revisions) for part in broker.heard) <= backfill.MAX_REVISIONS
+
+
+def test_backfill_of_another_machine_or_too_large_or_empty_is_malformed() -> None:
+    good = Backfill(SCHEMA, "north", "press-1", 0, (Kept(1, revision(1)),))
+    assert backfill.from_json(backfill.to_json(good)) == good
+    for bad in (
+        backfill.to_json(Backfill(SCHEMA, "north", "press-1", 0, (Kept(1, revision(1, "press-2")),))),
+        backfill.to_json(Backfill(SCHEMA, "north", "press-1", 0, ())),
+        backfill.to_json(Backfill(SCHEMA, "north", "press-1", 0, (Kept(1, revision(1, size=1_000_001)),))),
+    ):
+        with pytest.raises(Malformed):
+            backfill.from_json(bad)
+
+
+@given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
+def test_any_other_bytes_are_malformed(data: bytes) -> None:
+    with pytest.raises(Malformed):
+        backfill.from_json(data)
