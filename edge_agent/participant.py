@@ -93,17 +93,10 @@ class Participant:
         header, invitation = message.header, decode(Invitation, message.body)
         if invitation.policy.digest != header.policy:
             raise Refused(Reason.WRONG_POLICY, "the invitation's policy is not the one it is signed for")
-        try:
-            async with asyncio.timeout(self._left_s(invitation.commit_until_ms)):
-                commitment = await self._committed(header.round) or await self._train(header, invitation)
-                if commitment is None:
-                    return
-                await self._say_commitment(header, commitment)
-        except TimeoutError:
-            in_use = self.model_in_use.current()
-            if in_use is None or in_use.digest != header.base:  # we train from nothing that we have not installed
-                raise Refused(Reason.WRONG_BASE, f"{header.base[:12]} is not the model in use") from None
-            raise Refused(Reason.LATE, "the list closed before our update was ready") from None
+        commitment = await self._committed(header.round) or await self._train_in_time(header, invitation)
+        if commitment is None:
+            return
+        await self._say_commitment(header, commitment)
         self.note(round=header.round, participation="committed")
         try:
             async with asyncio.timeout(self._left_s(invitation.reveal_until_ms)):
@@ -119,6 +112,17 @@ class Participant:
             return None
         pending = msgspec.json.decode(stored, type=Pending)
         return Commitment.parse(pending.commitment) if pending.round == round_ else None
+
+    async def _train_in_time(self, header: Header, invitation: Invitation) -> Commitment | None:
+        """As `_train`. Raises Refused: late, or wrong_base where what we should train from is not installed here."""
+        try:
+            async with asyncio.timeout(self._left_s(invitation.commit_until_ms)):
+                return await self._train(header, invitation)
+        except TimeoutError:
+            in_use = self.model_in_use.current()
+            if in_use is None or in_use.digest != header.base:
+                raise Refused(Reason.WRONG_BASE, f"{header.base[:12]} is not the model in use") from None
+            raise Refused(Reason.LATE, "the list closed before our update was ready") from None
 
     async def _train(self, header: Header, invitation: Invitation) -> Commitment | None:
         """Train and seal; None where there is nothing to train on yet."""
