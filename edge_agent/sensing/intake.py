@@ -16,7 +16,7 @@ from edge_agent.sensing.decoding import Decoded
 from edge_agent.sensing.mapping import PropertyMap
 from edge_agent.sensing.sieve import Sieve, Verdict
 from edge_agent.sensing.values import Fault
-from gemel.twin.state import Property, Quality, Twin, apply_reading, distrust, mark_stale
+from gemel.twin.state import Property, Quality, Twin, distrust, hold, mark_stale
 
 _REFUSED: Final = {Verdict.TOO_OLD: Fault.TOO_OLD, Verdict.DUPLICATE: Fault.DUPLICATE}
 _PASSED: Final = (Verdict.PASSES, Verdict.SET_BACK)
@@ -67,13 +67,14 @@ class Intake:
             self._doubt(decoded.silenced)
         for name in decoded.suspects:
             self._heard_s[name] = monotonic_s
+        passed: dict[str, Property] = {}
         for reading in decoded.readings:
             name, came = reading.name, reading.property
             verdict = self._sieves[name].sift(came, monotonic_s, says_again=decoded.says_again)
             if verdict not in _REFUSED:
                 self._heard_s[name] = monotonic_s
             if verdict in _PASSED:
-                taken.twin = self._apply(taken.twin, name, came)
+                passed[name] = came
             if verdict is Verdict.SET_BACK:
                 taken.clock_set_back = True
                 _log.warning("source clock was set back", asset=twin.asset, property=name)
@@ -83,13 +84,13 @@ class Intake:
                 values.by_name[name] = came.value
                 if came.quality is Quality.UNCERTAIN:
                     values.uncertain.add(name)
+        taken.twin = hold(taken.twin, passed)
         return taken
 
     def tend(self, twin: Twin, monotonic_s: float) -> Twin:
         """The twin after what time alone does: readings that waited pass, and what is overdue is stale."""
-        for name, sieve in self._sieves.items():
-            if (waited := sieve.due(monotonic_s)) is not None:
-                twin = self._apply(twin, name, waited)
+        due = {name: sieve.due(monotonic_s) for name, sieve in self._sieves.items()}
+        twin = hold(twin, {name: waited for name, waited in due.items() if waited is not None})
         overdue = [
             name
             for name, heard_s in self._heard_s.items()
@@ -101,9 +102,6 @@ class Intake:
         if aged is not twin:
             self._doubt(overdue)
         return aged
-
-    def _apply(self, twin: Twin, name: str, reading: Property) -> Twin:
-        return apply_reading(twin, name, reading, whatever_stands=True)[0]
 
     def _doubt(self, names: Iterable[str]) -> None:
         for name in names:

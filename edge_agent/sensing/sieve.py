@@ -52,7 +52,7 @@ class Sieve:
 
     def __init__(self, p: PropertyMap, standing: Property | None) -> None:
         self._band, self._every_s = p.band, 1 / p.max_rate_hz if p.max_rate_hz else 0.0
-        self._heartbeat_s = min(HEARTBEAT_S, (p.stale_after_s or HEARTBEAT_S) / 2)
+        self._heartbeat_s = min(HEARTBEAT_S, p.stale_after_s / 2) if p.stale_after_s else HEARTBEAT_S
         self._newest_ms = standing.source_time_ms if standing else -1
         self._passed: Property | None = None
         self._passed_s = float("-inf")

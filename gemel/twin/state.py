@@ -198,17 +198,19 @@ class Applied(StrEnum):
     TOO_OLD = "too_old"  # a younger reading stands
 
 
-def apply_reading(twin: Twin, name: str, reading: Property, *, whatever_stands: bool = False) -> tuple[Twin, Applied]:
-    """The twin after one reading of property `name`; only a reading with a younger source time changes it.
-
-    Except `whatever_stands`: for a source whose clock was set back, or that says again what holds.
-    """
-    standing = None if whatever_stands else twin.properties.get(name)
+def apply_reading(twin: Twin, name: str, reading: Property) -> tuple[Twin, Applied]:
+    """The twin after one reading of property `name`; only a reading with a younger source time changes it."""
+    standing = twin.properties.get(name)
     if standing is not None and reading.source_time_ms == standing.source_time_ms:
         return twin, Applied.DUPLICATE
     if standing is not None and reading.source_time_ms < standing.source_time_ms:
         return twin, Applied.TOO_OLD
     return _changed(twin, properties={**twin.properties, name: reading}), Applied.APPLIED
+
+
+def hold(twin: Twin, readings: Mapping[str, Property]) -> Twin:
+    """The twin with these readings, whatever stands: who calls has decided on their order."""
+    return _changed(twin, properties={**twin.properties, **readings}) if readings else twin
 
 
 def distrust(twin: Twin, names: Mapping[str, str], now_ms: Millis) -> Twin:

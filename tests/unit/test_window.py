@@ -156,6 +156,22 @@ def test_input_that_never_came_drops_the_window() -> None:
     assert (fed.windows, fed.dropped) == ([], 1)
 
 
+def test_window_begun_anew_takes_readings_of_a_clock_that_was_set_back() -> None:
+    windower = Windower(SHAPE)
+    windower.add(100 * STEP_MS, {"a": 1.0, "b": 1.0})
+    assert windower.add(0, {"a": 1.0, "b": 1.0}).unmatched == 1
+    windower.begin_anew()
+    collected = [windower.add(slot * STEP_MS, {"a": 1.0, "b": 1.0}) for slot in range(LENGTH)]
+    assert [window.start_ms for window in collected[-1].windows] == [0]
+
+
+def test_window_counts_what_its_sources_call_uncertain() -> None:
+    windower = Windower(SHAPE)
+    for slot in range(LENGTH):
+        collected = windower.add(slot * STEP_MS, {"a": 1.0, "b": 1.0}, ["a", "unmapped"] if slot < 3 else ())
+    assert [window.uncertain for window in collected.windows] == [3]
+
+
 def test_windows_without_inspections_do_not_pile_up() -> None:
     fed = Fed()
     fed.read(*range(20 * LENGTH))
