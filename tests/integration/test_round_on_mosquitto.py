@@ -24,7 +24,7 @@ from tests.support.certificates import PlantCA
 from tests.support.crew import Crew, crew
 from tests.support.fleet import SITE, Fleet
 from tests.support.mosquitto import need_mosquitto, plant_broker
-from tests.support.services import Registry, scrape
+from tests.support.services import Registry, running, scrape
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
@@ -120,23 +120,22 @@ async def test_round_is_deployed_through_tls_and_rights_that_refuse_nothing_need
     crew_, broker = hired
     plant = crew_.plant
     registry = registry_on(broker, tmp_path)
-    await registry.start()
-    await crew_.start(*SERVICES, rounds=1)
-    assert await crew_.final(0) == RoundState.DEPLOYED
-    assert await crew_.final(1) == RoundState.DEPLOYED
-    deployed = await event(crew_, tmp_path, "RoundDeployed", 1)
-    assert deployed.values["agents"] == len(AGENTS)
+    async with running(registry):
+        await crew_.start(*SERVICES, rounds=1)
+        assert await crew_.final(0) == RoundState.DEPLOYED
+        assert await crew_.final(1) == RoundState.DEPLOYED
+        deployed = await event(crew_, tmp_path, "RoundDeployed", 1)
+        assert deployed.values["agents"] == len(AGENTS)
 
-    await a_reading_reaches_registry_and_dashboard(broker, registry)
+        await a_reading_reaches_registry_and_dashboard(broker, registry.url)
 
-    for name in SERVICES:
-        for sample in ("gemel_mqtt_publishes_failed_total", "gemel_mqtt_refused_total"):
-            assert await scrape(plant._ports[name], sample) == 0, (name, sample, crew_[name].log)
-    await registry.stop()
+        for name in SERVICES:
+            for sample in ("gemel_mqtt_publishes_failed_total", "gemel_mqtt_refused_total"):
+                assert await scrape(plant._ports[name], sample) == 0, (name, sample, crew_[name].log)
     await rights_are_on(crew_, broker)
 
 
-async def a_reading_reaches_registry_and_dashboard(broker: PlantBroker, registry: Registry) -> None:
+async def a_reading_reaches_registry_and_dashboard(broker: PlantBroker, registry_url: str) -> None:
     seen: dict[str, bytes] = {}
     complete = asyncio.Event()
     wanted = {topics.twin_state(SITE, "a-rig"), *(topics.agent(SITE, name, "status") for name in AGENTS)}
@@ -154,7 +153,7 @@ async def a_reading_reaches_registry_and_dashboard(broker: PlantBroker, registry
         await complete.wait()
         async with aiohttp.ClientSession() as session:
             while True:
-                async with session.get(f"{registry.url}/twins/{SITE}/a-rig") as answer:
+                async with session.get(f"{registry_url}/twins/{SITE}/a-rig") as answer:
                     if answer.status == 200 and "4.5" in await answer.text():
                         return
                 await asyncio.sleep(0.05)
