@@ -6,7 +6,7 @@ words follows from policy, model size and context:
     offset  size  field
     0       4     magic b"GSEL"
     4       1     version (1)
-    5       1     scheme (1 = bfv-packed)
+    5       1     scheme (1 = bfv-packed, 2 = one-time-keys: onetime/frames.py says what differs)
     6       1     kind (1 update, 2 sum)
     7       1     reserved, zero
     8       4     contributors: 1 in an update, how many were added in a sum
@@ -49,10 +49,15 @@ from gemel.wire.types import Digest
 Words = NDArray[np.uint64]  # one ciphertext: shape (2, 4096), each below MODULUS
 
 _HEAD = struct.Struct("<4sBBBBIIIIQI32s")
-_MAGIC, _VERSION = b"GSEL", 1
-_SCHEMES = {"bfv-packed": 1}
+MAGIC, VERSION = b"GSEL", 1
+_SCHEMES = {"bfv-packed": 1, "one-time-keys": 2}
 _OPENED_HEAD = struct.Struct("<4sBBHII")
 _OPENED_MAGIC, _OPENED_VERSION = b"GOPN", 1
+
+
+def scheme_number(policy: SealingPolicy) -> int:
+    """How a policy's scheme stands in headers."""
+    return _SCHEMES[policy.scheme]
 
 
 class BodyKind(IntEnum):
@@ -62,7 +67,7 @@ class BodyKind(IntEnum):
     SUM = 2
 
 
-class _Head(NamedTuple):
+class BodyHead(NamedTuple):
     """A body's header, field by field."""
 
     magic: bytes
@@ -78,13 +83,19 @@ class _Head(NamedTuple):
     ring_degree: int
     context: bytes
 
+    def pack(self) -> bytes:
+        """The header's 68 bytes."""
+        return _HEAD.pack(*self)
+
     @property
     def form(self) -> tuple[int, ...]:
-        return self[1:5]  # version to reserved
+        """Version to reserved."""
+        return self[1:5]
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return self[5:11]  # contributors to ring degree
+        """Contributors to ring degree."""
+        return self[5:11]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +107,12 @@ class BodyShape:
     kind: BodyKind = BodyKind.UPDATE
     contributors: int = 1
 
-    def head(self) -> _Head:
+    def head(self) -> BodyHead:
         """The only header that a body of this shape can have."""
-        return _Head(
-            magic=_MAGIC,
-            version=_VERSION,
-            scheme=_SCHEMES[self.budget.policy.scheme],
+        return BodyHead(
+            magic=MAGIC,
+            version=VERSION,
+            scheme=scheme_number(self.budget.policy),
             kind=self.kind,
             reserved=0,
             contributors=self.contributors,
@@ -116,9 +127,24 @@ class BodyShape:
 
 def pack_body(shape: BodyShape, chunks: Iterable[Words]) -> bytes:
     """A sealed body of this shape from its ciphertexts' words."""
-    parts = [_HEAD.pack(*shape.head())]
+    parts = [shape.head().pack()]
     parts.extend(words.astype("<u8").reshape(-1, 1).view(np.uint8)[:, :WORD_BYTES].tobytes() for words in chunks)
     return b"".join(parts)
+
+
+def check_head(body: bytes, due: BodyHead, due_bytes: int) -> None:
+    """Return only if `body` has exactly this header and length. Raises Refused as `check_body`."""
+    if len(body) < BODY_HEADER_BYTES or body[:4] != MAGIC:
+        raise Refused(Reason.PLAINTEXT, "not a sealed update")
+    given = BodyHead(*_HEAD.unpack_from(body))
+    if given.form != due.form:
+        raise Refused(Reason.MALFORMED, f"version, scheme and kind are {given.form}, {due.form} expected")
+    if given.context != due.context:
+        raise Refused(Reason.DIGEST_MISMATCH, f"sealed for the context {given.context.hex()[:12]}")
+    if given.sizes != due.sizes:
+        raise Refused(Reason.FORGED_SIZE, f"counts and sizes are {given.sizes}, {due.sizes} expected")
+    if len(body) != due_bytes:
+        raise Refused(Reason.WRONG_LENGTH, f"{len(body)} bytes, {due_bytes} needed")
 
 
 def check_body(body: bytes, shape: BodyShape) -> None:
@@ -128,17 +154,7 @@ def check_body(body: bytes, shape: BodyShape) -> None:
     kind, a coefficient not below the modulus), digest_mismatch (sealed for another context), forged_size (counts or
     sizes are not those of policy and model), wrong_length.
     """
-    if len(body) < BODY_HEADER_BYTES or body[:4] != _MAGIC:
-        raise Refused(Reason.PLAINTEXT, "not a sealed update")
-    given, due = _Head(*_HEAD.unpack_from(body)), shape.head()
-    if given.form != due.form:
-        raise Refused(Reason.MALFORMED, f"version, scheme and kind are {given.form}, {due.form} expected")
-    if given.context != due.context:
-        raise Refused(Reason.DIGEST_MISMATCH, f"sealed for the context {given.context.hex()[:12]}")
-    if given.sizes != due.sizes:
-        raise Refused(Reason.FORGED_SIZE, f"counts and sizes are {given.sizes}, {due.sizes} expected")
-    if len(body) != shape.budget.body_bytes:
-        raise Refused(Reason.WRONG_LENGTH, f"{len(body)} bytes, {shape.budget.body_bytes} needed")
+    check_head(body, shape.head(), shape.budget.body_bytes)
     for index, words in enumerate(body_words(body)):
         if words.max() >= MODULUS:
             raise Refused(Reason.MALFORMED, f"chunk {index} has a coefficient that is not below the modulus")
@@ -165,7 +181,7 @@ class OpenedSum:
     def pack(self, policy: SealingPolicy) -> bytes:
         """The bytes whose digest the custodian records on chain."""
         head = _OPENED_HEAD.pack(
-            _OPENED_MAGIC, _OPENED_VERSION, _SCHEMES[policy.scheme], 0, self.contributors, self.sums.size
+            _OPENED_MAGIC, _OPENED_VERSION, scheme_number(policy), 0, self.contributors, self.sums.size
         )
         return head + self.sums.astype("<i4").tobytes()
 
@@ -175,7 +191,7 @@ class OpenedSum:
         if len(data) != _OPENED_HEAD.size + 4 * parameters:
             raise Malformed("opened sum", f"{len(data)} bytes for {parameters} parameters")
         magic, version, scheme, reserved, contributors, given = _OPENED_HEAD.unpack_from(data)
-        form = (_OPENED_MAGIC, _OPENED_VERSION, _SCHEMES[policy.scheme], 0, parameters)
+        form = (_OPENED_MAGIC, _OPENED_VERSION, scheme_number(policy), 0, parameters)
         if (magic, version, scheme, reserved, given) != form or not 1 <= contributors <= policy.contributors:
             raise Malformed("opened sum", "its header is not one of this round")
         opened = cls(contributors, np.frombuffer(data, "<i4", parameters, _OPENED_HEAD.size).astype(np.int64))

@@ -1,15 +1,25 @@
 """The three ports of sealing, split by key possession: who can seal cannot open, who adds cannot either.
 
-`policy.scheme` selects what stands behind them; today that is "bfv-packed". Everything here is synchronous CPU work:
+`policy.scheme` selects what stands behind them (schemes.py): "bfv-packed", or "one-time-keys", whose custodians have
+a port of their own because what they hold never opens anything alone. Everything here is synchronous CPU work:
 services call it through gemel.sealing.work in a worker process, because TenSEAL holds the GIL.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gemel.wire.tensors import Vector
+from gemel.wire.types import Address, Digest
+
+
+class Member(NamedTuple):
+    """Who is in a sum, with which sealed body (its SHA-256)."""
+
+    agent: Address
+    update: Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +28,7 @@ class Sealed:
 
     body: bytes
     residual: Vector
+    letters: tuple[bytes, ...] = ()  # one-time keys: what goes to each custodian, for the agent to sign
 
 
 class SealerPort(Protocol):
@@ -64,4 +75,31 @@ class OpenerPort(Protocol):
 
     def destroy(self) -> None:
         """Forget the key; nothing opens afterwards."""
+        ...
+
+
+class KeyCustodianPort(Protocol):
+    """A custodian's side under one-time keys: shares of the agents' keys, given out only as one sum."""
+
+    def receive(self, letter: bytes) -> None:
+        """Keep an agent's signed letter, or refuse it (Refused with its reason)."""
+        ...
+
+    def total(self, members: Sequence[Member]) -> bytes:
+        """The total of the shares of exactly these members (onetime/letters.KeyTotal); for one list a round, ever."""
+        ...
+
+    def destroy(self) -> None:
+        """Forget the shares and the key that opened them."""
+        ...
+
+
+class Witness(Protocol):
+    """Something outside the custodian's reach that remembers which list of a round was opened.
+
+    It must be one and the same for all custodians, and nobody may be able to set it back: a contract, not a file.
+    """
+
+    def first(self, context: Digest, members: Digest) -> Digest:
+        """Durably record `members` for `context` unless something stands there already; what stands afterwards."""
         ...
