@@ -20,8 +20,8 @@ from gemel.wire.types import sha256
 HEADS = ("cooler", "pump")
 
 
-def window(start_ms: int, filled: int = 0) -> Window:
-    return Window(start_ms, start_ms + 60_000, np.zeros((60, 8), np.float32), filled)
+def window(start_ms: int, filled: int = 0, uncertain: int = 0) -> Window:
+    return Window(start_ms, start_ms + 60_000, np.zeros((60, 8), np.float32), filled, uncertain)
 
 
 def says(label: int, probability: float = 0.9) -> dict[str, Judgement]:
@@ -87,6 +87,26 @@ class Running:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+
+@pytest.mark.parametrize(
+    ("filled", "uncertain", "quality"),
+    [(0, 0, Quality.GOOD), (1, 0, Quality.UNCERTAIN), (0, 1, Quality.UNCERTAIN)],
+)
+async def test_made_up_and_uncertain_readings_make_what_was_inferred_from_them_uncertain(
+    tmp_path: Path, filled: int, uncertain: int, quality: Quality
+) -> None:
+    async with SqliteRecords(tmp_path / "records.sqlite") as records:
+        model = await ModelInUse.load(records, tmp_path / "models")
+        await model.install(1, sha256(b"1"), b"1")
+        running = Running(model)
+        task_ = asyncio.create_task(running.inference.run())
+        running.inference.look_at(window(0, filled, uncertain))
+        running.answers.put_nowait(says(1))
+        _, health = await running.told.get()
+        assert {said.quality for said in health.values()} == {quality}
+        task_.cancel()
+        await asyncio.gather(task_, return_exceptions=True)
 
 
 async def test_latest_window_wins_new_models_judge_again_and_old_answers_are_dropped(tmp_path: Path) -> None:
