@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from chain_listener.service import ChainListener
+from gemel.host.background import Background
 from gemel.host.chain_party import ChainPartySettings, follow_chain, open_chain_party
 from gemel.host.service import Host, run_configured
 from gemel.host.settings import Seconds
@@ -16,12 +17,12 @@ class ListenerSettings(ChainPartySettings):
 
 async def main(host: Host[ListenerSettings]) -> None:
     """Wire and run until we are told to stop."""
-    async with open_chain_party(host) as opened:
+    async with open_chain_party(host) as opened, Background() as background:
         party = opened.party
         listener = ChainListener(party.post, opened.chain, opened.agents, party.records, host.settings.patience_s)
         await listener.listen()
-        follow_chain(host, opened, listener.on_event)
-        host.task_group.create_task(listener.run(), name="deployments")
+        follow_chain(background, opened, listener.on_event)
+        background.start(listener.run(), "deployments")
         host.ready()
         await host.stopping.wait()
 

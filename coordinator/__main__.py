@@ -11,6 +11,7 @@ from coordinator.settings import CoordinatorSettings
 from coordinator.votes import Votes
 from gemel.adapters.file_blobs import FileBlobs
 from gemel.exchange.chain_watch import AnyOf
+from gemel.host.background import Background
 from gemel.host.chain_party import follow_chain, open_chain_party
 from gemel.host.party import read_policy, serve_transfers
 from gemel.host.service import Host, run_configured
@@ -23,7 +24,7 @@ async def main(host: Host[CoordinatorSettings]) -> None:
     """Wire and run until we are told to stop."""
     settings = host.settings
     task = load_task(settings.task)
-    async with open_chain_party(host) as opened, Workers() as workers:
+    async with open_chain_party(host) as opened, Workers() as workers, Background() as background:
         party = opened.party
         votes = Votes(task_id(party.trust.task))
         office = Office(
@@ -55,12 +56,12 @@ async def main(host: Host[CoordinatorSettings]) -> None:
         )
         desk = ModelDesk(office)
         service = Service(office, driver, RequestDesk(office, party.records))
-        follow_chain(host, opened, votes.on_event)
+        follow_chain(background, opened, votes.on_event)
         custodian = {party.trust.custodian.address}
-        await serve_transfers(host, party, AnyOf(opened.agents, opened.validators, custodian), desk.requested)
+        await serve_transfers(background, party, AnyOf(opened.agents, opened.validators, custodian), desk.requested)
         await service.listen()
-        host.task_group.create_task(desk.run(), name="model desk")
-        host.task_group.create_task(service.run(), name="rounds")
+        background.start(desk.run(), "model desk")
+        background.start(service.run(), "rounds")
         host.ready()
         await host.stopping.wait()
 

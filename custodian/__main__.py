@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from custodian.service import Custodian
 from gemel.exchange.chain_watch import AnyOf
+from gemel.host.background import Background
 from gemel.host.chain_party import ChainPartySettings, follow_chain, open_chain_party
 from gemel.host.party import read_policy, serve_transfers
 from gemel.host.service import Host, run_configured
@@ -20,7 +21,7 @@ class CustodianSettings(ChainPartySettings):
 async def main(host: Host[CustodianSettings]) -> None:
     """Wire and run until we are told to stop."""
     settings = host.settings
-    async with open_chain_party(host) as opened, Workers() as workers:
+    async with open_chain_party(host) as opened, Workers() as workers, Background() as background:
         party = opened.party
         custodian = Custodian(
             post=party.post,
@@ -36,11 +37,11 @@ async def main(host: Host[CustodianSettings]) -> None:
             keys_dir=settings.state_dir / "keys",
             count_refusal=host.metrics.message_refused,
         )
-        follow_chain(host, opened)
+        follow_chain(background, opened)
         coordinator = {party.trust.coordinator.address}
-        await serve_transfers(host, party, AnyOf(opened.agents, opened.validators, coordinator))
+        await serve_transfers(background, party, AnyOf(opened.agents, opened.validators, coordinator))
         await custodian.listen()
-        host.task_group.create_task(custodian.run(), name="rounds")
+        background.start(custodian.run(), "rounds")
         host.ready()
         await host.stopping.wait()
 

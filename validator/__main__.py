@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gemel.adapters.file_blobs import FileBlobs
 from gemel.exchange.model_pull import ModelPull
+from gemel.host.background import Background
 from gemel.host.chain_party import ChainPartySettings, follow_chain, open_chain_party
 from gemel.host.party import read_policy
 from gemel.host.service import Host, run_configured
@@ -24,7 +25,7 @@ class ValidatorSettings(ChainPartySettings):
 async def main(host: Host[ValidatorSettings]) -> None:
     """Wire and run until we are told to stop."""
     settings = host.settings
-    async with open_chain_party(host) as opened, Workers() as workers:
+    async with open_chain_party(host) as opened, Workers() as workers, Background() as background:
         party = opened.party
         validator = Validator(
             post=party.post,
@@ -43,9 +44,9 @@ async def main(host: Host[ValidatorSettings]) -> None:
             state_dir=settings.state_dir,
             box_secret=party.keys.box_secret,
         )
-        follow_chain(host, opened)
+        follow_chain(background, opened)
         await validator.listen()
-        host.task_group.create_task(validator.run(), name="rounds")
+        background.start(validator.run(), "rounds")
         host.ready()
         await host.stopping.wait()
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 from gemel.adapters.evm_chain import EvmChain
 from gemel.errors import ConfigError
 from gemel.exchange.chain_watch import ChainWatch, EventHandler, Parties
+from gemel.host.background import Background
 from gemel.host.party import Party, PartySettings, open_party
 from gemel.host.service import Host
 from gemel.host.settings import ChainSection
@@ -59,6 +60,6 @@ async def open_chain_party(host: Host[S]) -> AsyncIterator[ChainParty]:
             yield ChainParty(party, chain, watch, agents, validators)
 
 
-def follow_chain(host: Host[S], opened: ChainParty, on_event: EventHandler | None = None) -> None:
-    """Follow events from now on, in a task of the service."""
-    host.task_group.create_task(opened.watch.run(on_event), name="chain events")
+def follow_chain(background: Background, opened: ChainParty, on_event: EventHandler | None = None) -> None:
+    """Follow events from now on."""
+    background.start(opened.watch.run(on_event), "chain events")

@@ -17,6 +17,7 @@ from gemel.errors import ConfigError, Malformed
 from gemel.exchange.mailbox import Mailbox
 from gemel.exchange.post import Post
 from gemel.exchange.transfers import ModelRequest, Transfers
+from gemel.host.background import Background
 from gemel.host.service import Host
 from gemel.host.settings import ServiceSettings
 from gemel.ports import Bus, Records, Will
@@ -77,11 +78,11 @@ def assemble(host: Host[T], trust: Trust, keys: Keys, records: Records, bus: Bus
 
 
 async def serve_transfers(
-    host: Host[T], party: Party, requesters: Container[Address], on_model: ModelRequest | None = None
+    background: Background, party: Party, requesters: Container[Address], on_model: ModelRequest | None = None
 ) -> None:
-    """Answer fetches from now on, in a task of the service."""
+    """Answer fetches from now on."""
     await party.transfers.listen(requesters, on_model)
-    host.task_group.create_task(party.transfers.serve(), name="transfers")
+    background.start(party.transfers.serve(), "transfers")
 
 
 def read_policy(path: Path) -> Policy:
