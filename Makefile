@@ -15,7 +15,7 @@ USER_STAMP := $(VENV)/.installed
 DEV_STAMP  := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint clean
+.PHONY: help setup setup-dev demo test chaos lint clean
 
 help:  ## Show what can be made.
 	@echo "Gemel: twins that learn together. Usage: make TARGET"
@@ -31,6 +31,9 @@ demo: $(USER_STAMP)  ## Run the demo plant: ARGS="--rounds 3 --seed 1" are hande
 test: lint  ## Lint, types, import rules, then all tests. ARGS are handed to pytest.
 	@echo "==> pytest"
 	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(DEV_STAMP)  ## Kill services in the middle of rounds; minutes, so not part of `make test`.
+	@$(BIN)/python -m pytest tests/chaos $(ARGS)
 
 lint: $(DEV_STAMP)  ## Lint, types and import rules only.
 	@echo "==> ruff"
