@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from edge_agent import status
+from edge_agent.acting import DesiredDesk
 from edge_agent.examples import Examples
 from edge_agent.further_twins import FurtherTwins
 from edge_agent.history import History, read_history
@@ -27,6 +28,7 @@ from edge_agent.sensing.hearing import Hearing
 from edge_agent.sensing.mapping import SensorMap, load_sensor_map
 from edge_agent.settings import AgentSettings
 from edge_agent.status import StatusBoard
+from edge_agent.twin_file import TwinFile, load_twin_file
 from edge_agent.twinning import LiveTwin, Twinning, kept_assets
 from gemel.adapters.mqtt_bus import MqttBus
 from gemel.adapters.sqlite_records import SqliteRecords
@@ -66,7 +68,7 @@ def import_history(
 
 async def _serve(host: Host[AgentSettings]) -> None:
     settings = host.settings
-    task, mapping = load_task(settings.task), _sensor_map(settings)
+    task, mapping, twin_file = load_task(settings.task), _sensor_map(settings), _twin_file(settings)
     site, name, asset, clock = settings.site, settings.name, settings.asset, host.clock
     _make(settings.state_dir)
     async with (
@@ -81,10 +83,11 @@ async def _serve(host: Host[AgentSettings]) -> None:
         metrics = AgentMetrics(host.metrics)
 
         async def load_twin(asset: str) -> LiveTwin:
-            rate_hz = settings.twin_rate_hz
-            return await LiveTwin.load(site, asset, bus=bus, clock=clock, records=records, rate_hz=rate_hz)
+            rules, rate_hz = twin_file.alert, settings.twin_rate_hz
+            return await LiveTwin.load(site, asset, rules, bus=bus, clock=clock, records=records, rate_hz=rate_hz)
 
         twin = await load_twin(asset)
+        desired = await DesiredDesk.load(twin_file.actuator, twin=twin, bus=bus, clock=clock, records=records)
 
         async def judge_in_worker(model: InUse, window: Window) -> dict[str, Judgement]:
             return await workers.run(judge, settings.task, str(model.path), window.values)
@@ -112,6 +115,7 @@ async def _serve(host: Host[AgentSettings]) -> None:
             running = [
                 tasks.create_task(twinning.run(), name="twinning"),
                 tasks.create_task(further.run(), name="further twins"),
+                tasks.create_task(desired.run(), name="desired"),
                 tasks.create_task(listening.subscribe(), name="subscribe to sensors"),
                 tasks.create_task(inference.run(), name="inference"),
                 tasks.create_task(board.run(), name="status"),
@@ -143,12 +147,20 @@ def _shape(settings: AgentSettings, task: Task) -> Shape:
 
 
 def _sensor_map(settings: AgentSettings) -> SensorMap:
+    return load_sensor_map(_read(settings.sensors_file, "sensors_file"), str(settings.sensors_file))
+
+
+def _twin_file(settings: AgentSettings) -> TwinFile:
+    if settings.twin_file is None:
+        return TwinFile()
+    return load_twin_file(_read(settings.twin_file, "twin_file"), str(settings.twin_file))
+
+
+def _read(file: Path, key: str) -> bytes:
     try:
-        return load_sensor_map(settings.sensors_file.read_bytes(), str(settings.sensors_file))
+        return file.read_bytes()
     except OSError as error:
-        raise ConfigError(
-            str(settings.sensors_file), "sensors_file", f"a readable file ({error.strerror})"
-        ) from error
+        raise ConfigError(str(file), key, f"a readable file ({error.strerror})") from error
 
 
 def _make(state_dir: Path) -> None:

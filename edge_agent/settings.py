@@ -5,6 +5,7 @@ site = "north"
 name = "gateway-1"                # in the topics of availability and status
 asset = "press-1"                 # whose twin it keeps
 sensors_file = "/etc/gemel/edge-agent/press-1/sensors.toml"   # see edge_agent/sensing/mapping.py
+twin_file = "/etc/gemel/edge-agent/press-1/twin.toml"    # optional: actuators and alerts, see edge_agent/twin_file.py
 trust_file = "/etc/gemel/trust.json"    # with key_file: takes part in learning; without both: twins and infers only
 key_file = "/etc/gemel/edge-agent/press-1/key.json"
 
@@ -52,6 +53,7 @@ class AgentSettings(ServiceSettings):
     name: TopicLevel
     asset: TopicLevel
     sensors_file: Path
+    twin_file: Path | None = None
     task: str = "gemel.learning.tasks.hydraulic:task"
     max_assets: Annotated[int, Field(ge=1, le=1000)] = 1  # twins kept; above 1, of machines that topics name
     twin_rate_hz: Annotated[float, Field(gt=0, le=1000)] = 5.0  # the twin is published at most so often

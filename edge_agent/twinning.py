@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from asyncio import Event, TaskGroup
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 from msgspec.structs import replace
 
+from edge_agent.alerting import AlertDesk
 from edge_agent.examples import Examples
 from edge_agent.inference import Inference
 from edge_agent.metrics import AgentMetrics
@@ -15,8 +16,12 @@ from edge_agent.model_in_use import ModelInUse
 from edge_agent.sensing.decoding import Decoded
 from edge_agent.sensing.intake import Intake
 from edge_agent.sensing.mapping import PropertyMap
-from gemel.errors import BusUnavailable
+from gemel.errors import BusRefused, BusUnavailable
 from gemel.ports import Bus, Clock, Records
+from gemel.twin import delta
+from gemel.twin.alerts import AlertRule
+from gemel.twin.delta import between
+from gemel.twin.schema import schema_text
 from gemel.twin.state import (
     Diagnosis,
     RunningModel,
@@ -47,18 +52,40 @@ class LiveTwin:
     """The twin of one machine: changed in memory, published at most `rate_hz` times a second, its version durable.
 
     Begin with `await LiveTwin.load(...)`. A version that was published is never used again, not even after a crash.
+    Each time the whole document goes out, retained, then what changed since the one before, then what was alerted.
     """
 
-    def __init__(self, twin: Twin, *, bus: Bus, clock: Clock, records: Records, rate_hz: float) -> None:
-        self._twin = twin
+    def __init__(
+        self,
+        twin: Twin,
+        alerts: AlertDesk,
+        *,
+        bus: Bus,
+        clock: Clock,
+        records: Records,
+        rate_hz: float,
+    ) -> None:
+        self._twin, self._alerts = twin, alerts
         self._bus, self._clock, self._records, self._interval_s = bus, clock, records, 1 / rate_hz
         self._saved_version = -RESERVED
+        self._published: Twin | None = None
+        self._schema_told = False
         self._changed = Event()
+        self._next = Event()  # the next change; each change has its own
         self._waiting_since_s: float | None = None  # when the oldest unpublished reading came in
+        self.become(twin)
 
     @classmethod
     async def load(
-        cls, site: str, asset: str, *, bus: Bus, clock: Clock, records: Records, rate_hz: float
+        cls,
+        site: str,
+        asset: str,
+        rules: Sequence[AlertRule] = (),
+        *,
+        bus: Bus,
+        clock: Clock,
+        records: Records,
+        rate_hz: float,
     ) -> LiveTwin:
         """The twin as it was saved last, its version beyond any that was published; or a blank one."""
         saved = await records.get(_KIND, f"{site}/{asset}")
@@ -66,7 +93,8 @@ class LiveTwin:
         if saved is not None:
             last = from_json(saved)
             twin = replace(last, version=last.version + RESERVED)
-        return cls(twin, bus=bus, clock=clock, records=records, rate_hz=rate_hz)
+        alerts = await AlertDesk.load(site, asset, rules, bus=bus, clock=clock, records=records)
+        return cls(twin, alerts, bus=bus, clock=clock, records=records, rate_hz=rate_hz)
 
     @property
     def now(self) -> Twin:
@@ -74,13 +102,21 @@ class LiveTwin:
         return self._twin
 
     def become(self, twin: Twin, *, since_s: float | None = None) -> None:
-        """Replace it; `since_s` is the monotonic time at which the cause came in."""
+        """Replace it; `since_s` is the monotonic time at which the cause came in. Alerts are looked at each time."""
+        twin = self._alerts.look(twin)
         if twin is self._twin:
             return
         self._twin = twin
         if self._waiting_since_s is None:
             self._waiting_since_s = since_s
         self._changed.set()
+        self._next.set()
+        self._next = Event()
+
+    async def until(self, holds: Callable[[Twin], bool]) -> None:
+        """Returns once the twin, now or after a change, `holds`."""
+        while not holds(self._twin):
+            await self._next.wait()
 
     def diagnosed(self, model: RunningModel, health: dict[str, Diagnosis]) -> None:
         """Put what the model says into the twin."""
@@ -88,12 +124,12 @@ class LiveTwin:
 
     def publish_again(self) -> None:
         """Publish it as it is, for a broker that may have forgotten it. A blank one says nothing."""
+        self._schema_told = False
         if self._twin.version > 0:
             self._changed.set()
 
     async def run(self, metrics: AgentMetrics) -> None:
         """Publish for ever."""
-        topic = topics.twin_state(self._twin.site, self._twin.asset)
         try:
             while True:
                 await self._changed.wait()
@@ -101,18 +137,51 @@ class LiveTwin:
                 twin, since_s, self._waiting_since_s = self._twin, self._waiting_since_s, None
                 if twin.version >= self._saved_version + RESERVED:
                     await self._save(twin)
+                await self._alerts.keep()
                 try:
-                    await self._bus.publish(topic, to_json(twin), retain=True, content_type="application/json")
+                    await self._say(topics.twin_state, to_json(twin), retain=True)
+                    if since_s is not None:
+                        metrics.sensor_to_twin(self._clock.monotonic_s() - since_s)
+                        since_s = None
+                    metrics.twin_version(twin.version)
+                    await self._say_what_changed(twin)
+                    await self._alerts.say()
+                    await self._tell_schema()
                 except BusUnavailable:
-                    self._waiting_since_s = since_s
+                    self._waiting_since_s = self._waiting_since_s if since_s is None else since_s
                     self._changed.set()
                     continue
-                if since_s is not None:
-                    metrics.sensor_to_twin(self._clock.monotonic_s() - since_s)
-                metrics.twin_version(twin.version)
                 await self._clock.sleep(self._interval_s)
         finally:
             await self._save(self._twin)
+            await self._alerts.keep()
+
+    async def _say_what_changed(self, twin: Twin) -> None:
+        """QoS 0: a reader sees by the versions that it missed one, and takes the whole."""
+        before, self._published = self._published, twin
+        if before is not None and twin.version > before.version:
+            await self._say(topics.twin_delta, delta.to_json(between(before, twin)), qos=0)
+
+    async def _tell_schema(self) -> None:
+        if self._schema_told:
+            return
+        try:
+            await self._say(topics.twin_schema, schema_text(), retain=True, content_type="application/schema+json")
+        except BusRefused as error:  # a broker with rights from before there was a schema
+            _log.warning("the broker refuses the schema", error=str(error))
+        self._schema_told = True
+
+    async def _say(
+        self,
+        topic: Callable[[str, str], str],
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        content_type: str = "application/json",
+    ) -> None:
+        where = topic(self._twin.site, self._twin.asset)
+        await self._bus.publish(where, payload, qos=qos, retain=retain, content_type=content_type)
 
     async def _save(self, twin: Twin) -> None:
         await self._records.put(_KIND, f"{twin.site}/{twin.asset}", to_json(twin))
