@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +17,10 @@ import typer
 
 from edge_agent import status
 from edge_agent.acting import DesiredDesk
+from edge_agent.asking import RoundAsker
+from edge_agent.backfilling import send_for_ever
+from edge_agent.change_detection import Series, find_changes
+from edge_agent.drift_watch import DriftWatch
 from edge_agent.examples import Examples
 from edge_agent.further_twins import FurtherTwins
 from edge_agent.history import History, read_history
@@ -24,9 +30,10 @@ from edge_agent.learning import join
 from edge_agent.listening import Listening
 from edge_agent.metrics import AgentMetrics
 from edge_agent.model_in_use import InUse, ModelInUse
+from edge_agent.outbox import Outbox
 from edge_agent.sensing.hearing import Hearing
 from edge_agent.sensing.mapping import SensorMap, load_sensor_map
-from edge_agent.settings import AgentSettings
+from edge_agent.settings import AgentSettings, DriftSection, drift_policy
 from edge_agent.status import StatusBoard
 from edge_agent.twin_file import TwinFile, load_twin_file
 from edge_agent.twinning import LiveTwin, Twinning, kept_assets
@@ -74,8 +81,10 @@ async def _serve(host: Host[AgentSettings]) -> None:
     async with (
         SqliteRecords(settings.state_dir / "records.sqlite") as records,
         _examples(settings, task) as examples,
+        Outbox(settings.state_dir / "outbox.sqlite", settings.outbox_capacity) as outbox,
         Workers() as workers,
         MqttBus(settings.bus.settings(f"agent-{site}-{name}"), status.will(site, name)) as bus,
+        _sensors_bus(settings, bus) as sensors,
     ):
         host.metrics.watch_bus(bus.counts)
         model_in_use = await ModelInUse.load(records, settings.state_dir / "models")
@@ -84,7 +93,9 @@ async def _serve(host: Host[AgentSettings]) -> None:
 
         async def load_twin(asset: str) -> LiveTwin:
             rules, rate_hz = twin_file.alert, settings.twin_rate_hz
-            return await LiveTwin.load(site, asset, rules, bus=bus, clock=clock, records=records, rate_hz=rate_hz)
+            return await LiveTwin.load(
+                site, asset, rules, outbox, bus=bus, clock=clock, records=records, rate_hz=rate_hz
+            )
 
         twin = await load_twin(asset)
         desired = await DesiredDesk.load(twin_file.actuator, twin=twin, bus=bus, clock=clock, records=records)
@@ -93,7 +104,8 @@ async def _serve(host: Host[AgentSettings]) -> None:
             return await workers.run(judge, settings.task, str(model.path), window.values)
 
         heads = tuple(head.name for head in task.heads)
-        inference = Inference(heads, model_in_use, judge_in_worker, twin.diagnosed)
+        watch = await _drift_watch(settings.drift, task, model_in_use, records, workers, twin)
+        inference = Inference(heads, model_in_use, judge_in_worker, twin.diagnosed, watch)
         twinning = Twinning(
             properties=mapping.properties,
             twin=twin,
@@ -110,7 +122,7 @@ async def _serve(host: Host[AgentSettings]) -> None:
         )
         await further.keep([kept for kept in await kept_assets(records, site) if kept != asset])
         hearing = Hearing(mapping, task.heads, asset)
-        listening = Listening(asset, mapping, hearing, twinning, further, bus=bus, clock=clock, metrics=metrics)
+        listening = Listening(asset, mapping, hearing, twinning, further, bus=sensors, clock=clock, metrics=metrics)
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(twinning.run(), name="twinning"),
@@ -119,15 +131,55 @@ async def _serve(host: Host[AgentSettings]) -> None:
                 tasks.create_task(listening.subscribe(), name="subscribe to sensors"),
                 tasks.create_task(inference.run(), name="inference"),
                 tasks.create_task(board.run(), name="status"),
+                tasks.create_task(send_for_ever(outbox, site, bus=bus, clock=clock), name="backfill"),
             ]
+            if watch is not None:
+                running.append(tasks.create_task(watch.run(), name="drift"))
             if settings.learns:
                 learning = join(host, records, bus, examples, model_in_use, workers, task, board.note)
                 await learning.listen()
                 running.append(tasks.create_task(learning.run(), name="learning"))
+                if watch is not None:
+                    asker = RoundAsker(learning.party.post, watch, examples, model_in_use)
+                    await asker.listen()
+                    running.append(tasks.create_task(asker.run(), name="rounds asked for"))
             host.ready()
             await host.stopping.wait()
             for one in running:
                 one.cancel()
+
+
+@asynccontextmanager
+async def _sensors_bus(settings: AgentSettings, bus: MqttBus) -> AsyncIterator[MqttBus]:
+    """Where readings come from: the gateway's own broker, or else the plant's."""
+    if settings.sensors_bus is None:
+        yield bus
+        return
+    client_id = f"agent-{settings.site}-{settings.name}-sensors"
+    async with MqttBus(settings.sensors_bus.settings(client_id)) as sensors:
+        yield sensors
+
+
+async def _drift_watch(
+    section: DriftSection | None,
+    task: Task,
+    model_in_use: ModelInUse,
+    records: SqliteRecords,
+    workers: Workers,
+    twin: LiveTwin,
+) -> DriftWatch | None:
+    """Watches for drift, where the settings say so."""
+    if section is None:
+        twin.drifted({})
+        return None
+    policy = drift_policy(section, tuple(column.name for column in task.inputs))
+
+    async def find_in_worker(series: dict[str, Series], delta: float, grace: int) -> dict[str, tuple[int, int]]:
+        return await workers.run(find_changes, series, delta, grace)
+
+    return await DriftWatch.load(
+        policy, task.inputs, find_in_worker, model_in_use=model_in_use, records=records, tell=twin.drifted
+    )
 
 
 async def _import(settings: AgentSettings, export: Path) -> tuple[History, int]:

@@ -5,7 +5,7 @@ wrong and 0 where it was right. Each stream goes through two states:
 
     state    event                                                        next
     calm     a change as strong as the policy's; of errors, to more       drifted
-    drifted  back to half the policy's strength, over `recent` samples    calm, the stream begins anew
+    drifted  back to half the policy's strength, over RECENT samples    calm, the stream begins anew
     drifted  another model is installed                                   inputs: calm, anew; errors: drifted
 
 An input that drifted is what the next model was trained with, so it counts as normal once that model is installed. Of
@@ -29,7 +29,8 @@ from gemel.wire.messages import Evidence, RoundRequest
 from gemel.wire.types import Millis
 
 REMEMBERED = 500  # samples of a stream: at a window a minute, eight hours
-RECENT = 10  # samples whose mean says where a drifted stream stands
+# samples whose mean says where a drifted stream stands: of zeros and ones it takes more, or luck would end a drift
+RECENT = {DriftKind.INPUT: 10, DriftKind.ERROR: 30}
 ERROR = "error."  # before a head's name
 MAX_EVIDENCE = 64  # as the message allows
 
@@ -181,8 +182,8 @@ def _settled(stream: Stream, policy: DriftPolicy) -> Stream:
     if stream.drift is None:
         return stream
     drift, stream = stream.drift, replace(stream, stood=stream.stood + 1)
-    recent = stream.values[-RECENT:]
-    if len(recent) < RECENT:
+    recent = stream.values[-RECENT[stream.kind] :]
+    if len(recent) < RECENT[stream.kind]:
         return stream
     before, after = drift.before, _mean(recent)
     strength = _strength(stream.kind, before, after, stream.spread)

@@ -21,11 +21,13 @@ cool_down_s = 3600
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field
 
+from edge_agent.drift import DriftPolicy
 from gemel.errors import ConfigError
 from gemel.host.settings import BusSection, Seconds, Section, ServiceSettings
 
@@ -76,3 +78,23 @@ class AgentSettings(ServiceSettings):
     def learns(self) -> bool:
         """Whether it takes part in rounds."""
         return self.trust_file is not None
+
+
+def drift_policy(section: DriftSection, inputs: tuple[str, ...]) -> DriftPolicy:
+    """The policy of a task with these inputs. Raises ConfigError for another input, and where river is missing."""
+    watched = inputs if section.inputs is None else section.inputs
+    for name in watched:
+        if name not in inputs:
+            raise ConfigError("settings", "drift.inputs", f"of {', '.join(inputs)}, not {name!r}")
+    if find_spec("river") is None:
+        raise ConfigError("settings", "drift", "needs river: pip install 'gemel[drift]'")
+    return DriftPolicy(
+        inputs=watched,
+        delta=section.delta,
+        grace_windows=section.grace_windows,
+        input_strength=section.input_strength,
+        error_strength=section.error_strength,
+        hold_windows=section.hold_windows,
+        hold_examples=section.hold_examples,
+        cool_down_s=section.cool_down_s,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import Event, TaskGroup
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,6 +14,7 @@ from edge_agent.examples import Examples
 from edge_agent.inference import Inference
 from edge_agent.metrics import AgentMetrics
 from edge_agent.model_in_use import ModelInUse
+from edge_agent.outbox import Outbox
 from edge_agent.sensing.decoding import Decoded
 from edge_agent.sensing.intake import Intake
 from edge_agent.sensing.mapping import PropertyMap
@@ -24,8 +26,10 @@ from gemel.twin.delta import between
 from gemel.twin.schema import schema_text
 from gemel.twin.state import (
     Diagnosis,
+    Drift,
     RunningModel,
     Twin,
+    adrift,
     blank,
     diagnose,
     doubt_health,
@@ -38,6 +42,7 @@ from gemel.wire import topics
 
 AGEING_S = 1.0  # how often properties are looked at for staleness and held readings, and the link for its return
 RESERVED = 1000  # versions that may be published between two saves; a restart goes on above them
+PATIENCE_S = 2.0  # for the broker to acknowledge; then the revision is history, and the newest is tried
 _KIND = "twin"
 _log = structlog.get_logger("gemel.agent.twin")
 
@@ -59,13 +64,14 @@ class LiveTwin:
         self,
         twin: Twin,
         alerts: AlertDesk,
+        outbox: Outbox | None = None,
         *,
         bus: Bus,
         clock: Clock,
         records: Records,
         rate_hz: float,
     ) -> None:
-        self._twin, self._alerts = twin, alerts
+        self._twin, self._alerts, self._outbox = twin, alerts, outbox
         self._bus, self._clock, self._records, self._interval_s = bus, clock, records, 1 / rate_hz
         self._saved_version = -RESERVED
         self._published: Twin | None = None
@@ -81,6 +87,7 @@ class LiveTwin:
         site: str,
         asset: str,
         rules: Sequence[AlertRule] = (),
+        outbox: Outbox | None = None,
         *,
         bus: Bus,
         clock: Clock,
@@ -93,8 +100,11 @@ class LiveTwin:
         if saved is not None:
             last = from_json(saved)
             twin = replace(last, version=last.version + RESERVED)
+        unsent = await outbox.newest(asset) if outbox is not None else None
+        if unsent is not None and unsent.version >= twin.version:
+            twin = replace(unsent, version=unsent.version + 1)
         alerts = await AlertDesk.load(site, asset, rules, bus=bus, clock=clock, records=records)
-        return cls(twin, alerts, bus=bus, clock=clock, records=records, rate_hz=rate_hz)
+        return cls(twin, alerts, outbox, bus=bus, clock=clock, records=records, rate_hz=rate_hz)
 
     @property
     def now(self) -> Twin:
@@ -118,6 +128,10 @@ class LiveTwin:
         while not holds(self._twin):
             await self._next.wait()
 
+    def drifted(self, drift: Mapping[str, Drift]) -> None:
+        """Put into the twin what is no longer as the model has learnt it."""
+        self.become(adrift(self._twin, drift))
+
     def diagnosed(self, model: RunningModel, health: dict[str, Diagnosis]) -> None:
         """Put what the model says into the twin."""
         self.become(diagnose(self._twin, model, health))
@@ -138,8 +152,12 @@ class LiveTwin:
                 if twin.version >= self._saved_version + RESERVED:
                     await self._save(twin)
                 await self._alerts.keep()
+                if not self._bus.connected:
+                    await self._keep_unsent(twin)
+                    continue
                 try:
-                    await self._say(topics.twin_state, to_json(twin), retain=True)
+                    async with asyncio.timeout(PATIENCE_S):  # a link may be dead and not know it
+                        await self._say(topics.twin_state, to_json(twin), retain=True)
                     if since_s is not None:
                         metrics.sensor_to_twin(self._clock.monotonic_s() - since_s)
                         since_s = None
@@ -147,14 +165,21 @@ class LiveTwin:
                     await self._say_what_changed(twin)
                     await self._alerts.say()
                     await self._tell_schema()
-                except BusUnavailable:
+                except (BusUnavailable, TimeoutError):
                     self._waiting_since_s = self._waiting_since_s if since_s is None else since_s
                     self._changed.set()
+                    await self._keep_unsent(twin)
                     continue
                 await self._clock.sleep(self._interval_s)
         finally:
             await self._save(self._twin)
             await self._alerts.keep()
+
+    async def _keep_unsent(self, twin: Twin) -> None:
+        """It is told later, as history; what is published when the link is back is the newest alone."""
+        if self._outbox is not None and twin.version > 0:
+            await self._outbox.keep(twin, self._clock.now_ms())
+        await self._clock.sleep(self._interval_s)
 
     async def _say_what_changed(self, twin: Twin) -> None:
         """QoS 0: a reader sees by the versions that it missed one, and takes the whole."""

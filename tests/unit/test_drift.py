@@ -91,7 +91,7 @@ def test_input_that_comes_back_is_calm_and_begins_anew() -> None:
     machine = Machine()
     machine.flow(5, 60)
     machine.flow(8, 20)
-    machine.flow(5, drift.RECENT + 2)
+    machine.flow(5, drift.RECENT[DriftKind.INPUT] + 2)
     assert machine.watched.drift == {}
     assert len(machine.watched.streams["flow"].samples) <= 3
 
@@ -105,10 +105,10 @@ def test_new_model_ends_the_drift_of_inputs_and_leaves_that_of_errors_until_answ
     assert set(machine.watched.drift) == {"flow", ERROR}
     machine.watched = drift.installed(machine.watched)
     assert set(machine.watched.drift) == {ERROR}
-    machine.errors(0.95, drift.RECENT)  # the new model is no better
+    machine.errors(0.95, drift.RECENT[DriftKind.ERROR])  # the new model is no better
     assert machine.watched.drift[ERROR].after > 0.6
     machine.watched = drift.installed(machine.watched)
-    machine.errors(0.0, drift.RECENT - 1)
+    machine.errors(0.0, drift.RECENT[DriftKind.ERROR] - 1)
     assert set(machine.watched.drift) == {ERROR}  # too few to say
     machine.errors(0.0, 1)
     assert machine.watched.drift == {}

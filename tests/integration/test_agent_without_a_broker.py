@@ -1,0 +1,161 @@
+"""The plant's broker is away: the agent goes on over its own, and afterwards the history has no hole in it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from edge_agent.examples import Examples
+from edge_agent.model_in_use import ModelInUse
+from edge_agent.outbox import Outbox
+from gemel.adapters.mqtt_bus import BusSettings, MqttBus
+from gemel.adapters.registry_stores import open_stores
+from gemel.adapters.sql_twins import Keep
+from gemel.adapters.sqlite_records import SqliteRecords
+from gemel.learning.tasks.hydraulic import HEADS, INPUTS, task
+from gemel.ports import BusMessage
+from gemel.twin.state import Twin, from_json
+from gemel.wire import topics
+from gemel.wire.tensors import to_bytes
+from gemel.wire.types import sha256
+from tests.support.brokers import embedded_broker
+from tests.support.ports import free_port
+from tests.support.services import Agent, Registry, running, scrape
+
+START_MS = int(time.time()) * 1000 - 3_600_000  # an hour ago: the registry keeps what is young
+AWAY = range(10, 80)  # seconds that are read while the plant's broker is away: more than a window
+COME_S = 60
+
+
+class Plant:
+    """The gateway's own broker with its sensors, and the plant's broker, which comes and goes."""
+
+    def __init__(self, sensors: MqttBus) -> None:
+        self._sensors = sensors
+
+    async def read(self, seconds: range) -> None:
+        """One message a second of source time, slowly enough that each becomes a revision of its own."""
+        for second in seconds:
+            values = {column.name: 40.0 + second / 10 for column in INPUTS}
+            document = {"time": START_MS + second * 1000, **values}
+            await self._sensors.publish("plant/press-1/sensors", json.dumps(document).encode())
+            await asyncio.sleep(0.06)
+            if second == 59:
+                found = {head.name: head.classes[0] for head in HEADS}
+                inspection = {"time": START_MS + 60_000, **found}
+                await self._sensors.publish("plant/press-1/inspection", json.dumps(inspection).encode())
+
+
+class Dashboard:
+    """Every live document of the twin, in order."""
+
+    def __init__(self) -> None:
+        self.twins: list[Twin] = []
+        self._news = asyncio.Event()
+
+    async def hear(self, message: BusMessage) -> None:
+        self.twins.append(from_json(message.payload))
+        self._news.set()
+
+    async def until(self, second: int) -> Twin:
+        async with asyncio.timeout(COME_S):
+            while not self.twins or latest_second(self.twins[-1]) < second:
+                self._news.clear()
+                await self._news.wait()
+        return self.twins[-1]
+
+
+def latest_second(twin: Twin) -> int:
+    return (twin.properties["SE"].source_time_ms - START_MS) // 1000 if "SE" in twin.properties else -1
+
+
+@asynccontextmanager
+async def dashboard(url: str) -> AsyncIterator[Dashboard]:
+    async with MqttBus(BusSettings(url, "dashboard")) as bus:
+        heard = Dashboard()
+        await bus.subscribe(topics.twin_state("north", "press-1"), heard.hear)
+        yield heard
+
+
+async def test_readings_windows_and_answers_go_on_and_history_is_complete_afterwards(tmp_path: Path) -> None:
+    port = free_port()
+    upstream = f"mqtt://127.0.0.1:{port}"
+    registry = Registry(tmp_path, upstream)
+    async with AsyncExitStack() as stack:
+        own = await stack.enter_async_context(embedded_broker())
+        plant = Plant(await stack.enter_async_context(MqttBus(BusSettings(own, "plc"))))
+        agent = Agent(tmp_path, upstream, "press-1")
+        agent.config.write_text(agent.config.read_text() + f'[sensors_bus]\nurl = "{own}"\n')
+        await a_model(agent)
+        async with embedded_broker(port):
+            await stack.enter_async_context(running(registry))
+            await stack.enter_async_context(running(agent))
+            async with dashboard(upstream) as before:
+                await plant.read(range(10))
+                await before.until(9)
+        await not_linked(agent)
+
+        await plant.read(AWAY)
+        await judged(agent)
+        await agent.stop()  # a gateway that is switched off meanwhile forgets nothing
+        await agent.start()
+        await plant.read(range(AWAY.stop, AWAY.stop + 5))
+
+        async with embedded_broker(port), dashboard(upstream) as after:
+            twin = await after.until(AWAY.stop + 4)
+            assert twin.health  # judged while nobody could hear it
+            await stored(registry, agent)
+            await plant.read(range(AWAY.stop + 5, AWAY.stop + 10))
+            await after.until(AWAY.stop + 9)
+            seconds = [latest_second(twin) for twin in after.twins]
+            assert seconds == sorted(seconds)  # live state never goes back
+            assert min(seconds) >= AWAY.stop + 4  # and none of it is history
+            versions = [twin.version for twin in before.twins + after.twins]
+            assert versions == sorted(versions)
+            await registry.stop()
+            await agent.stop()
+
+    async with Examples(agent.state_dir / "examples.sqlite", task, 100) as examples:
+        assert await examples.count() == 1
+    async with open_stores(f"sqlite:///{tmp_path}/registry/twins.sqlite", Keep()) as stores:
+        history = await stores.twins.samples("north", "press-1", "SE", from_ms=0, to_ms=2**53, limit=1000)
+        assert [(s.time_ms - START_MS) // 1000 for s in history] == list(range(AWAY.stop + 10))
+        standing = await stores.twins.twin("north", "press-1")
+        assert standing is not None
+        assert latest_second(standing.twin) == AWAY.stop + 9
+
+
+async def a_model(agent: Agent) -> None:
+    agent.state_dir.mkdir()
+    model = to_bytes(task.initial_model(1))
+    async with SqliteRecords(agent.state_dir / "records.sqlite") as records:
+        await (await ModelInUse.load(records, agent.state_dir / "models")).install(3, sha256(model), model)
+
+
+async def judged(agent: Agent) -> None:
+    """Until what waits in its outbox says what the model makes of the machine."""
+    async with asyncio.timeout(COME_S), Outbox(agent.state_dir / "outbox.sqlite", 10**6) as outbox:
+        while (twin := await outbox.newest("press-1")) is None or not twin.health:  # noqa: ASYNC110  as below
+            await asyncio.sleep(0.1)
+
+
+async def not_linked(agent: Agent) -> None:
+    async with asyncio.timeout(COME_S):
+        while "not linked" not in agent.log:  # noqa: ASYNC110  another process's log has no event here
+            await asyncio.sleep(0.02)
+
+
+async def stored(registry: Registry, agent: Agent) -> None:
+    """Until the agent has sent what it kept, and the registry has had time to commit it."""
+    async with asyncio.timeout(COME_S):
+        while "everything that was kept is sent" not in agent.log:  # noqa: ASYNC110  as above
+            await asyncio.sleep(0.05)
+        sample = 'gemel_registry_messages_total{outcome="stored",reason="ok"}'
+        count = -1.0
+        while (now := await scrape(registry.metrics_port, sample)) != count:
+            count = now
+            await asyncio.sleep(0.5)
