@@ -13,7 +13,8 @@
     time = "time"                             # path to the source time: ISO 8601, or milliseconds since 1970;
                                               # "" where there is none: then the time of arrival counts
     [source.properties.TS1]                   # the property's name in the twin
-    path = "TS1"                              # default: its name; `a.b.0` reaches into objects and lists
+    path = "TS1"                              # default: its name, or `value` where the topic names the property;
+                                              # `a.b.0` reaches into objects and lists
     quality = "q"                             # optional path: good, uncertain, bad, stale, or 192, 64, 0, 500
     unit = "degC"                             # of the twin, and of all limits below
     source_unit = "degF"                      # what the source measures in; default: the same
@@ -47,6 +48,9 @@ An inspection names the class of each head of the task (`"cooler": "reduced"`); 
 
 Topics without `{asset}` speak of the agent's own asset. With it they may speak of others: the agent keeps twins of as
 many machines as `max_assets` allows (edge_agent/settings.py), learns from its own and diagnoses only that one.
+
+At the broker an agent that hears Sparkplug B must be allowed to write spBv1.0/<group>/NCMD/+, since it asks edge nodes
+to say their births again (`commands` of gemel/wire/rights.py).
 
 Dead band and rate bound what reaches the twin and its history. Training windows get every good reading.
 """

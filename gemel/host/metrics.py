@@ -4,7 +4,7 @@
     gemel_round_phase_seconds{phase}     histogram  how long each phase of a round took
     gemel_updates_total{outcome,reason}  counter    updates accepted and refused
     gemel_messages_refused_total{kind,reason} counter  signed messages that did not hold
-    gemel_readings_total{outcome,reason} counter    sensor readings taken and refused
+    gemel_readings_total{outcome,reason} counter    sensor readings taken, held (dead band, rate), refused
     gemel_sensor_to_twin_seconds         histogram  from a reading's arrival to the broker's word for the twin
     gemel_windows_total{outcome}         counter    an agent's windows: finished, labelled, dropped, unmatched
     gemel_twin_version                   gauge      the version that an agent published last

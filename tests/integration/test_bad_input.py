@@ -17,6 +17,7 @@ from tests.support.brokers import mosquitto
 from tests.support.services import Agent, running
 
 COME_S = 60
+MORE = (("asset-1", b"6"), ("asset-1", b"7"), ("press-1", b"12.6"), ("press-1", b"13"))  # faster than the rate
 START_MS = 1_700_000_000_000
 MAPPING = """
 [[source]]
@@ -24,6 +25,7 @@ topic = "plant/{asset}/{property}"
 payload = "number"
 [source.properties.flow]
 unit = "l/min"
+max_rate_hz = 2
 [[source]]
 topic = "plant/{asset}/sensors/all"
 [source.properties.TS1]
@@ -109,7 +111,7 @@ async def test_agent_outlives_hostile_payloads_and_a_thousand_assets_with_one_ev
             await agent.stop()
             eye.latest.clear()
             await agent.start()
-            for asset, number in (("asset-2", b"2"), ("asset-1", b"7"), ("press-1", b"13")):
+            for asset, number in (("asset-2", b"2"), *MORE):
                 await plc.publish(f"plant/{asset}/flow", number)
 
             async def twins_go_on() -> bool:
