@@ -1,8 +1,14 @@
-"""An agent that seals dishonestly reads the round's secret key out of the opened sum (docs/security.md).
+"""An agent that seals dishonestly, against every scheme (docs/security.md).
 
-Shortened: the attacker knows one chunk of the honest sum (a frozen layer, all zero). It adds q/t to the c1 of its own
-frame there, so the sum opens to the key itself: c0 + c1 · s gains (q/t) · s, the message gains s.
+Under bfv-packed it reads the round's secret key out of the opened sum. Shortened: the attacker knows one chunk of the
+honest sum (a frozen layer, all zero). It adds q/t to the c1 of its own frame there, so the sum opens to the key
+itself: c0 + c1 · s gains (q/t) · s, the message gains s.
+
+Under one-time keys an opened sum holds no key. It gains what was added, and the sum of the keys, which everybody may
+know, opens no single update.
 """
+
+import secrets
 
 import numpy as np
 import pytest
@@ -11,12 +17,19 @@ from tenseal import sealapi
 from gemel.errors import Malformed
 from gemel.sealing.bfv import load_context
 from gemel.sealing.budget import MODULUS, RING_DEGREE, budget_of
-from gemel.sealing.frames import OpenedSum, body_words, check_body, pack_body
+from gemel.sealing.frames import BodyKind, OpenedSum, body_words, check_body, pack_body
+from gemel.sealing.onetime import ring
+from gemel.sealing.onetime.frames import head_of, join_planes, planes
+from gemel.sealing.onetime.frames import pack_body as pack_one_time
+from gemel.sealing.onetime.letters import read_letter, sign_letter, write_letters
+from gemel.sealing.onetime.plan import MODULUS as ONE_TIME_MODULUS
+from gemel.sealing.onetime.plan import RING_DEGREE as ONE_TIME_DEGREE
 from gemel.sealing.opener import Opener
 from gemel.sealing.packing import quantise
 from gemel.sealing.sealer import Sealer
 from gemel.sealing.summer import Summer
 from gemel.wire.messages import SealingPolicy
+from tests.support.onetime import BOX_SECRETS, OneTimeRound
 
 CAP = 100
 
@@ -93,3 +106,69 @@ def test_key_does_not_fit_into_a_sum_of_fewer_contributors_than_the_policy_allow
     played = Round(contributors)
     with pytest.raises(Malformed, match="outside"):
         played.opener.open(played.sum, 3)
+
+
+@pytest.mark.parametrize("added", [0, 1, 12345, "delta", "5 delta", "half", "largest"])
+@pytest.mark.parametrize("custodian", [0, 1, 2])
+def test_under_one_time_keys_the_same_agent_learns_no_key_and_opens_nobody(added, custodian):
+    """The agent adds a multiple of its choice to its own body, has every body, the opened sum and one custodian."""
+    played = OneTimeRound(4, parameters=20_000)
+    plan, digest = played.plan, played.facts.digest
+    head = head_of(plan, digest, BodyKind.UPDATE, 1)
+    chosen = {
+        "delta": plan.delta,
+        "5 delta": 5 * plan.delta,
+        "half": plan.delta // 2,
+        "largest": ONE_TIME_MODULUS - 1,
+    }
+    constant = chosen.get(added, added)
+
+    def words_of(body: bytes) -> np.ndarray:
+        return join_planes(planes(body, head), plan.word_bytes) << np.uint64(plan.dropped_bits)
+
+    sealed = [played.seal(agent) for agent in range(3)]
+    own, own_key = played.seal_and_keep_the_key(3)
+    words = words_of(own.body)
+    words[0] = (words[0] + np.uint64(constant)) % ONE_TIME_MODULUS
+    corrupt = pack_one_time(head, words >> np.uint64(plan.dropped_bits))
+    letters = [played.signed(agent, each) for agent, each in enumerate(sealed)]
+    unsigned = write_letters(played.facts, played.member(3, corrupt), own_key, secrets.token_bytes)
+    letters.append([sign_letter(letter, played.identities[3], played.facts) for letter in unsigned])
+    for each in letters:
+        played.deliver(each)
+    bodies = [*(each.body for each in sealed), corrupt]
+    opener = played.opener([played.member(agent, body) for agent, body in enumerate(bodies)])
+
+    # The sum gains what was added, or shows too much noise. It has nothing else to give: it holds no key.
+    honest = sum(played.quantised(agent) for agent in range(4))
+    try:
+        gained = played.sums(opener.open(played.sum_of(bodies), 4)) - honest
+    except Malformed:
+        assert added == "half"
+    else:
+        assert gained[0] == {"delta": 1, "5 delta": 5}.get(
+            added, round(constant / plan.delta) if added == 12345 else 0
+        )
+        assert not gained[1:].any()
+
+    key_sum = opener._key_sum
+    share = read_letter(letters[0][custodian], played.facts, custodian, BOX_SECRETS[custodian])
+    two_parts = sum(share.parts.values(), np.zeros(ONE_TIME_DEGREE, np.uint16)).view(np.int16).astype(np.int64)
+    guesses = [key_sum, key_sum - own_key, own_key, (key_sum - own_key) // 3, two_parts]
+    assert not any(_opens(played, words_of(bodies[0]), guess) for guess in guesses)
+    other = letters[0][(custodian + 1) % 3]  # the control: with a second custodian it would
+    others = read_letter(other, played.facts, (custodian + 1) % 3, BOX_SECRETS[(custodian + 1) % 3]).parts
+    whole = sum({**share.parts, **others}.values(), np.zeros(ONE_TIME_DEGREE, np.uint16))
+    assert _opens(played, words_of(bodies[0]), whole.view(np.int16).astype(np.int64))
+
+
+def _opens(played: OneTimeRound, words: np.ndarray, key: np.ndarray) -> bool:
+    """Whether the first polynomial of a body lies within the noise bound of multiples of delta with this key."""
+    plan = played.plan
+    element = ring.public_element(played.facts.digest, 0)
+    product = ring.transform_back(ring.multiply(element, ring.transform(ring.residues(key))))
+    error = ring.centred((words[:ONE_TIME_DEGREE] + product) % ONE_TIME_MODULUS) % plan.delta
+    share = ((error < plan.noise_bound) | (error > plan.delta - plan.noise_bound)).mean()
+    by_chance = 2 * plan.noise_bound / plan.delta
+    assert share == 1.0 or abs(share - by_chance) < 0.05  # nothing in between: no key is nearly right
+    return bool(share == 1.0)

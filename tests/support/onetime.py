@@ -1,5 +1,6 @@
 """A round under one-time keys, with everybody in one process."""
 
+import secrets
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,8 @@ from gemel.sealing.onetime.context import RoundContext
 from gemel.sealing.onetime.custodian import KeyCustodian
 from gemel.sealing.onetime.letters import sign_letter
 from gemel.sealing.onetime.opener import OneTimeOpener
-from gemel.sealing.onetime.plan import plan_of
+from gemel.sealing.onetime.plan import RING_DEGREE, plan_of
+from gemel.sealing.onetime.ring import gaussian
 from gemel.sealing.onetime.sealer import OneTimeSealer
 from gemel.sealing.onetime.summer import OneTimeSummer
 from gemel.sealing.packing import quantise
@@ -67,6 +69,20 @@ class OneTimeRound:
     def seal(self, agent: int) -> Sealed:
         sealer = OneTimeSealer(self.context, self.policy, self.parameters, self.identities[agent].address)
         return sealer.seal(self.updates[agent], CAP, self.zeros)
+
+    def seal_and_keep_the_key(self, agent: int) -> tuple[Sealed, np.ndarray]:
+        """As a dishonest agent does: the key is the first thing that a sealer draws."""
+        draws: list[bytes] = []
+
+        def remembered(count: int) -> bytes:
+            draws.append(secrets.token_bytes(count))
+            return draws[-1]
+
+        address = self.identities[agent].address
+        sealed = OneTimeSealer(self.context, self.policy, self.parameters, address, remembered).seal(
+            self.updates[agent], CAP, self.zeros
+        )
+        return sealed, gaussian(RING_DEGREE, lambda _: draws[0])
 
     def signed(self, agent: int, sealed: Sealed) -> list[bytes]:
         return [sign_letter(letter, self.identities[agent], self.facts) for letter in sealed.letters]
