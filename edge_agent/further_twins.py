@@ -51,6 +51,8 @@ class FurtherTwins:
 
     async def keep(self, assets: Sequence[str]) -> None:
         """Go on with those that were kept before."""
+        if len(assets) > self._bound:
+            _log.warning("max_assets was lowered", not_kept=list(assets[self._bound :]))
         for asset in assets[: self._bound]:
             await self._begin(asset)
 

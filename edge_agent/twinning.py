@@ -249,7 +249,7 @@ class Twinning:
         taken = self._intake.take(self._twin.now, decoded, now_ms, monotonic_s)
         self._twin.become(taken.twin, since_s=monotonic_s)
         if taken.clock_set_back:
-            self._windower.begin_anew()
+            await self._collect(self._windower.begin_anew())
         for time_ms, values in sorted(taken.values.items()):
             await self._collect(self._windower.add(time_ms, values.by_name, values.uncertain))
         if decoded.inspection is not None:

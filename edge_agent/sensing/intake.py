@@ -68,6 +68,7 @@ class Intake:
         for name in decoded.suspects:
             self._heard_s[name] = monotonic_s
         passed: dict[str, Property] = {}
+        set_back = []
         for reading in decoded.readings:
             name, came = reading.name, reading.property
             verdict = self._sieves[name].sift(came, monotonic_s, says_again=decoded.says_again)
@@ -76,8 +77,7 @@ class Intake:
             if verdict in _PASSED:
                 passed[name] = came
             if verdict is Verdict.SET_BACK:
-                taken.clock_set_back = True
-                _log.warning("source clock was set back", asset=twin.asset, property=name)
+                set_back.append(name)
             self._count(reading.fault or _REFUSED.get(verdict) or verdict)
             if reading.fault is None and came.value is not None and verdict is not Verdict.DUPLICATE:
                 values = taken.values.setdefault(came.source_time_ms, Values())
@@ -85,6 +85,9 @@ class Intake:
                 if came.quality is Quality.UNCERTAIN:
                     values.uncertain.add(name)
         taken.twin = hold(taken.twin, passed)
+        if set_back:
+            taken.clock_set_back = True
+            _log.warning("the clock of a source was set back", asset=twin.asset, properties=set_back)
         return taken
 
     def tend(self, twin: Twin, monotonic_s: float) -> Twin:

@@ -49,8 +49,8 @@ An inspection names the class of each head of the task (`"cooler": "reduced"`); 
 Topics without `{asset}` speak of the agent's own asset. With it they may speak of others: the agent keeps twins of as
 many machines as `max_assets` allows (edge_agent/settings.py), learns from its own and diagnoses only that one.
 
-At the broker an agent that hears Sparkplug B must be allowed to write spBv1.0/<group>/NCMD/+, since it asks edge nodes
-to say their births again (`commands` of gemel/wire/rights.py).
+An agent that hears Sparkplug B asks edge nodes to say their births again: at the broker it must be allowed to write
+spBv1.0/<group>/NCMD/+ (`commands` of gemel/wire/rights.py).
 
 Dead band and rate bound what reaches the twin and its history. Training windows get every good reading.
 """

@@ -100,9 +100,11 @@ class Windower:
             collected.examples = (*collected.examples, *finished.examples)
         return collected
 
-    def begin_anew(self) -> None:
+    def begin_anew(self) -> Collected:
         """Let the window that is filling go: the machine's clock was set back, so nothing would reach it."""
+        collected = Collected(dropped=0 if self._open is None else 1)
         self._open = self._previous_end_ms = None
+        return collected
 
     def inspect(self, time_ms: int, labels: tuple[int, ...]) -> Collected:
         """The outcome of the cycle that ended at `time_ms`."""

@@ -160,7 +160,7 @@ def test_window_begun_anew_takes_readings_of_a_clock_that_was_set_back() -> None
     windower = Windower(SHAPE)
     windower.add(100 * STEP_MS, {"a": 1.0, "b": 1.0})
     assert windower.add(0, {"a": 1.0, "b": 1.0}).unmatched == 1
-    windower.begin_anew()
+    assert windower.begin_anew().dropped == 1
     collected = [windower.add(slot * STEP_MS, {"a": 1.0, "b": 1.0}) for slot in range(LENGTH)]
     assert [window.start_ms for window in collected[-1].windows] == [0]
 
