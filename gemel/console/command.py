@@ -1,4 +1,4 @@
-"""What a person types: `gemel audit`, `gemel found`, `gemel keys`, `gemel export-chain`.
+"""What a person types: `gemel audit`, `gemel found`, `gemel keys`, `gemel export-chain`, `gemel twin`.
 
 Commands import what they need when they run: `gemel --help` shall not wait for a chain client and a sealing library.
 Exit status 0: done, or all holds; 1: an audit has findings; 2: it cannot be done, and one line on stderr says why.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,8 +21,10 @@ FINDINGS = 1  # exit status
 app = typer.Typer()
 audit_app = typer.Typer(help="Check a kept fleet without its chain, broker or services.", no_args_is_help=True)
 keys_app = typer.Typer(help="Make key files, and show their public halves.", no_args_is_help=True)
+twin_app = typer.Typer(help="Look at twins.", no_args_is_help=True)
 app.add_typer(audit_app, name="audit")
 app.add_typer(keys_app, name="keys")
+app.add_typer(twin_app, name="twin")
 
 Kept = Annotated[Path, typer.Argument(metavar="DIR", help="The kept state of a fleet (gemel demo --keep DIR).")]
 
@@ -108,6 +110,39 @@ def found(
         typer.echo(
             f"fleet {trust.fleet}, task {trust.task}: founded on chain {trust.chain_id}, registry {trust.registry}"
         )
+
+
+@twin_app.command("describe")
+def describe(
+    site: Annotated[str, typer.Argument(help="Where the machine stands.")],
+    asset: Annotated[str, typer.Argument(help="Its name.")],
+    broker: Annotated[str, typer.Option(help="The broker's url.")] = "mqtt://127.0.0.1:1883",
+    format_: Annotated[
+        Literal["td", "aas"],
+        typer.Option("--format", help="W3C Thing Description, or Asset Administration Shell (needs gemel\\[aas])."),
+    ] = "td",
+    ca_file: Annotated[Path | None, typer.Option(help="The plant's certificate authority, for mqtts.")] = None,
+    cert_file: Annotated[Path | None, typer.Option(help="The client certificate.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="Its key.")] = None,
+) -> None:
+    """Describe a twin in the words of a standard, for programs that nobody here wrote."""
+    from uuid import uuid4
+
+    from gemel.adapters.bus_settings import BusSettings
+    from gemel.console.describing import FORMATS, read_twin
+    from gemel.host.logs import configure_logs
+
+    configure_logs("console", "console", "warning")  # and on stderr: what is described stands alone on stdout
+    settings = BusSettings(
+        broker,
+        f"gemel-describe-{uuid4().hex[:8]}",
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+        session_expiry_s=0,
+    )
+    twin = asyncio.run(read_twin(settings, site, asset))
+    typer.echo(FORMATS[format_](twin, broker), nl=False)
 
 
 @app.command("export-chain")
