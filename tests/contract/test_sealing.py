@@ -11,6 +11,7 @@ import tenseal as ts
 from tenseal import sealapi
 
 from gemel.errors import ConfigError, Malformed, PeerError, Refused
+from gemel.exchange.admission import Terms, check_frame
 from gemel.sealing import work
 from gemel.sealing.bfv import (
     Loader,
@@ -37,10 +38,12 @@ from gemel.sealing.packing import largest_value, quantise
 from gemel.sealing.ports import OpenerPort, SealerPort, SummerPort
 from gemel.sealing.sealer import Sealer
 from gemel.sealing.summer import Summer
-from gemel.wire.envelope import HEADER_BYTES
-from gemel.wire.messages import SealingPolicy
+from gemel.wire.chunks import Transfer
+from gemel.wire.envelope import HEADER_BYTES, Envelope, Kind, pack, sign
+from gemel.wire.messages import Entry, Policy, SealingPolicy, TrainingPlan
 from gemel.wire.reasons import Reason
 from gemel.wire.types import sha256
+from tests.support.parties import AGENTS, TRUST
 
 PARAMETERS = 300
 CAP = 1000
@@ -115,11 +118,11 @@ def test_opened_sum_is_exactly_the_sum_of_what_agents_quantised(bits, contributo
 
 def test_extreme_values_of_every_contributor_open_exactly():
     plant = Plant(policy_of(bits=8, contributors=5))
-    for sign in (-1, 1):
-        update = np.full(PARAMETERS, sign * 0.1, np.float32)
+    for side in (-1, 1):
+        update = np.full(PARAMETERS, side * 0.1, np.float32)
         total = plant.sum_of(plant.sealer.seal(update, CAP, zeros()).body for _ in range(5))
         opened = OpenedSum.parse(plant.opener.open(total, 5), plant.policy, PARAMETERS)
-        assert (opened.sums == sign * 5 * largest_value(8)).all()
+        assert (opened.sums == side * 5 * largest_value(8)).all()
 
 
 def test_same_bodies_give_the_same_bytes_in_any_order(plant, bodies):
@@ -290,6 +293,43 @@ def test_negative_of_somebody_elses_body_is_refused_before_the_sum_lies_open(pla
     with pytest.raises(Refused, match="plaintext"):
         summer.add(negated)
     assert summer.sum() == plant.sum_of(bodies[:1])
+
+
+def test_own_minus_somebody_elses_body_opens_a_thirds_update_and_is_refused_by_the_commitment(plant, bodies):
+    """Ciphertexts can be mauled: what stops it is that digests were signed before any body could be seen."""
+    shape = plant.sealer._shape
+    pairs = zip(body_words(bodies[2]), body_words(bodies[0]), strict=True)
+    mauled = pack_body(shape, [(own + MODULUS - others) % MODULUS for own, others in pairs])
+    opened = [
+        OpenedSum.parse(plant.opener.open(plant.sum_of(each), 3), plant.policy, PARAMETERS).sums
+        for each in ([bodies[0], bodies[1], mauled], [bodies[2], bodies[1], bodies[1]], [bodies[1]] * 3)
+    ]
+    third, own = opened[2] // 3, opened[1] - 2 * (opened[2] // 3)
+    assert np.array_equal(opened[0] - own, third)  # it works on ciphertexts
+
+    policy = Policy(plant.policy, TrainingPlan(1, 1, 0.1), minimum_owners=3, max_frame_bytes=10**6)
+    terms = Terms(TRUST, round=1, base="0" * 64, policy=policy)
+
+    def update(body: bytes) -> Envelope:
+        return sign(
+            AGENTS[0],
+            TRUST.domain,
+            TRUST.task,
+            Kind.UPDATE,
+            body,
+            issued_at_ms=1,
+            round=1,
+            base=terms.base,
+            policy=policy.digest,
+            weight=1,
+        )
+
+    committed = update(bodies[2])
+    transfer = Transfer(digest=committed.header.body_digest, length=len(bodies[2]))
+    entry = Entry(AGENTS[0].address, committed.header.body_digest, 1, transfer)
+    check_frame(pack(committed), entry, terms)
+    with pytest.raises(Refused, match="no_commitment"):
+        check_frame(pack(update(mauled)), entry, terms)
 
 
 def test_no_more_contributors_than_the_policy_allows_and_no_empty_sum():
