@@ -2,6 +2,7 @@
 
 edge-agent run --config agent.toml
 edge-agent import-history --config agent.toml EXPORT     cycles from before, see edge_agent/history.py
+edge-agent rehearse --config agent.toml                  what this machine's cycles alone would teach a model
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from edge_agent import status
+from edge_agent import rehearsal, status
 from edge_agent.acting import DesiredDesk
 from edge_agent.asking import RoundAsker
 from edge_agent.backfilling import send_for_ever
@@ -39,12 +40,15 @@ from edge_agent.twin_file import TwinFile, load_twin_file
 from edge_agent.twinning import LiveTwin, Twinning, kept_assets
 from gemel.adapters.mqtt_bus import MqttBus
 from gemel.adapters.sqlite_records import SqliteRecords
-from gemel.errors import ConfigError, StoreUnavailable
+from gemel.errors import ConfigError, Malformed, StoreUnavailable
 from gemel.host.service import Host
 from gemel.host.service import run as run_service
 from gemel.host.workers import Workers
 from gemel.learning.task import Task, load_task
 from gemel.twin.window import Shape, Window, Windower
+from gemel.wire.messages import TrainingPlan
+
+EVER_MS = 2**53  # later than every window
 
 app = typer.Typer(help="Keeps the twin of a machine, infers, and takes part in learning.", no_args_is_help=True)
 ConfigOption = Annotated[Path, typer.Option(help="The agent's TOML file.", dir_okay=False)]
@@ -71,6 +75,23 @@ def import_history(
         f"{len(history.examples)} labelled windows, {new} new; {history.dropped} windows dropped for gaps, "
         f"{history.refused} of {history.readings} readings refused, {history.unmatched} lines without a window"
     )
+
+
+@app.command()
+def rehearse(
+    config: ConfigOption,
+    epochs: Annotated[int, typer.Option(min=1, max=1000)] = 100,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    learning_rate: Annotated[float, typer.Option(min=1e-6, max=1.0)] = 0.002,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+) -> None:
+    """Train on this machine's older cycles, measure on its newest, and put nothing in use: does the task fit?"""
+    plan = TrainingPlan(epochs, batch_size, learning_rate)
+    try:
+        print(rehearsal.report(asyncio.run(_rehearse(AgentSettings.load(config), plan, seed))))
+    except (ConfigError, StoreUnavailable, Malformed) as error:
+        print(f"edge-agent: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
 
 
 async def _serve(host: Host[AgentSettings]) -> None:
@@ -188,6 +209,14 @@ async def _import(settings: AgentSettings, export: Path) -> tuple[History, int]:
     _make(settings.state_dir)
     async with _examples(settings, task) as examples:
         return history, await examples.add(history.examples)
+
+
+async def _rehearse(settings: AgentSettings, plan: TrainingPlan, seed: int) -> rehearsal.Rehearsal:
+    task = load_task(settings.task)
+    _make(settings.state_dir)
+    async with _examples(settings, task) as examples:
+        windows = await examples.until(EVER_MS)
+    return rehearsal.rehearse(task, windows, plan, seed)
 
 
 def _examples(settings: AgentSettings, task: Task) -> Examples:

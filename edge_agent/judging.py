@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gemel.learning.task import Floats, load_task
+from gemel.learning.task import Floats, Task, load_task
 from gemel.twin.state import InputWeight
 from gemel.wire.tensors import Model, from_bytes
 
@@ -26,13 +26,16 @@ class Judgement:
 
 
 def judge(task_path: str, model_path: str, values: Floats) -> dict[str, Judgement]:
+    """As `judge_window`, by import path and file. Raises OSError where the file is gone."""
+    return judge_window(load_task(task_path), _model(model_path), values)
+
+
+def judge_window(task: Task, model: Model, values: Floats) -> dict[str, Judgement]:
     """Head → answer for one window (window length, inputs).
 
     An input weighs by the sum over time of |gradient × input|, as a share of all inputs. Raises Malformed for a
-    model that is not the task's, OSError where its file is gone.
+    model that is not the task's.
     """
-    task = load_task(task_path)
-    model = _model(model_path)
     window = values[np.newaxis]
     probabilities, attributions = task.predict(model, window), task.attribute(model, window)
     judgements = {}
