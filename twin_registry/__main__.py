@@ -5,27 +5,32 @@ python -m twin_registry --config registry.toml
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
 from pathlib import Path
 from typing import Annotated
 
 import structlog
 import typer
-from aiohttp import web
 
 from gemel.adapters.mqtt_bus import MqttBus
-from gemel.adapters.registry_stores import open_stores
-from gemel.adapters.sql_twins import Keep
+from gemel.adapters.registry_stores import RegistryStores, open_stores
 from gemel.errors import ConfigError
 from gemel.host.service import Host, run
+from twin_registry import access_log
+from twin_registry.answering import Answerer
 from twin_registry.api import make_app
 from twin_registry.keeping import Keeper
+from twin_registry.serving import served
 from twin_registry.settings import RegistrySettings
+from twin_registry.tokens import Tokens
 
+_DAY_MS = 86_400_000
 _log = structlog.get_logger("gemel.registry")
 
 
 def main(config: Annotated[Path, typer.Option(help="The registry's TOML file.", dir_okay=False)]) -> None:
-    """Keep every twin of the plant and its history, and serve them over HTTP."""
+    """Keep every twin of the plant and its history, and serve them over HTTP and over the bus."""
     run("twin-registry", _serve, lambda: RegistrySettings.load(config))
 
 
@@ -35,27 +40,54 @@ async def _serve(host: Host[RegistrySettings]) -> None:
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError("settings", "state_dir", f"a folder that can be written ({error})") from error
-    keep = Keep(machines=settings.max_machines, revisions=settings.max_revisions)
+    tokens = _tokens(settings)
+    url = settings.store_url or f"sqlite:///{settings.state_dir}/twins.sqlite"
     async with (
-        open_stores(f"sqlite:///{settings.state_dir}/twins.sqlite", keep) as stores,
+        open_stores(url, settings.kept()) as stores,
         MqttBus(settings.bus.settings("twin-registry")) as bus,
     ):
         host.metrics.watch_bus(bus.counts)
-        runner = web.AppRunner(make_app(stores.twins), access_log=None)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, settings.api_host, settings.api_port)
-            try:
-                await site.start()
-            except OSError as error:
-                where = f"{settings.api_host}:{settings.api_port}"
-                raise ConfigError("settings", "api_port", f"a free port, which {where} is not ({error})") from error
-            _log.info("serving", api=f"http://{settings.api_host}:{runner.addresses[0][1]}")
+        app = make_app(stores.twins, stores.assets, stores.accesses, host.clock, tokens)
+        async with served(app, settings.api_host, settings.api_port) as port:
+            _log.info("serving", api=f"http://{settings.api_host}:{port}", tokens=tokens is not None)
             await Keeper(stores.twins, host.clock, host.metrics.registry_messages).subscribe(bus)
+            await Answerer(app, bus).subscribe()
+            host.task_group.create_task(_tidy_for_ever(host, stores), name="tidy")
+            host.task_group.create_task(_seal_for_ever(host, stores), name="seal")
             host.ready()
             await host.stopping.wait()
-        finally:
-            await runner.cleanup()
+
+
+def _tokens(settings: RegistrySettings) -> Tokens | None:
+    if settings.tokens_file is not None:
+        return Tokens.load(settings.tokens_file)
+    if not _is_loopback(settings.api_host):
+        raise ConfigError("settings", "tokens_file", f"required where api_host ({settings.api_host}) is not loopback")
+    _log.warning("no tokens_file: anybody on this machine may read every twin", api_host=settings.api_host)
+    return None
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+async def _tidy_for_ever(host: Host[RegistrySettings], stores: RegistryStores) -> None:
+    while True:
+        await asyncio.sleep(host.settings.tidy_s)
+        now_ms = host.clock.now_ms()
+        await stores.twins.tidy(now_ms)
+        await stores.accesses.drop_accesses(now_ms - round(host.settings.keep.accesses_days * _DAY_MS))
+
+
+async def _seal_for_ever(host: Host[RegistrySettings], stores: RegistryStores) -> None:
+    while True:
+        await asyncio.sleep(host.settings.access_root_s)
+        root = await access_log.seal(stores.accesses, host.clock.now_ms())
+        if root is not None:
+            _log.info("reads sealed", first=root.first, last=root.last, root=root.root)
 
 
 if __name__ == "__main__":

@@ -1,99 +1,497 @@
-"""The registry's HTTP API: JSON, read only, on the loopback.
+"""The registry's HTTP API: JSON, described by /openapi.json.
 
-    GET /twins                                          every twin: site, asset, version, received_ms
-    GET /twins/{site}/{asset}                           the twin as it stands: received_ms, twin
-    GET /twins/{site}/{asset}/history?from=&to=&limit=  its revisions received in [from, to) ms, oldest first
-    GET /agents                                         every agent: availability, status
-    GET /healthz                                        200 while the store answers, 503 otherwise
+    GET  /twins?where=TS1>40&where=…                   list and search (twin_registry/where.py)
+    GET  /twins/{site}/{asset}?at=|revision=           a twin now, at a time, at a revision; ETag
+    GET  /twins/{site}/{asset}/history                 its revisions
+    GET  /twins/{site}/{asset}/series/{property}       one property's readings, as they came or in steps
+    GET  /events, /agents                              alerts raised and cleared; what agents say of themselves
+    GET  /assets, /tree, /assets/{site}/{asset}        what was declared about assets
+    PUT  /assets/{site}/{asset}                        declare it; If-Match or If-None-Match
+    GET  /live                                         Server-Sent Events; Last-Event-ID resumes
+    GET  /accesses/roots, /accesses/{sequence}         the log of reads: its Merkle roots, and the proof of an entry
+    GET  /healthz                                      200 while the store answers, 503 otherwise
 
-A wrong parameter is answered with 400, an unknown twin or path with 404: {"error": "…"}.
+Who asks says so with `Authorization: Bearer TOKEN` and sees what that token was granted (twin_registry/tokens.py).
+Every read stands in the log before its answer goes out. Errors are problem details (RFC 9457).
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Any, Final, TypeVar
+
 import msgspec
-from aiohttp import web
-from aiohttp.typedefs import Handler
+from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import StreamingResponse
+from starlette.exceptions import HTTPException
 
-from gemel.errors import StoreUnavailable
-from gemel.ports import TwinStore
+from gemel.errors import Malformed, Refused, StoreUnavailable
+from gemel.ports import AccessRoot, AccessStore, AssetRecord, AssetStore, Clock, TwinStore
+from twin_registry import access_log, assets
+from twin_registry.library import Agents, Events, Library, Lines, Revisions, Series, Shown
+from twin_registry.tokens import ANYBODY, Reader, Tokens
+from twin_registry.where import Condition, fulfils, parse
 
-DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
-_LATEST_MS = 2**53
+MAX_LIMIT: Final = 1000
+MAX_CONDITIONS: Final = 16
+LATEST_MS: Final = 2**53
+LIVE_EVERY_S: Final = 0.1  # changes that come closer together reach a live reader as one
+LIVE_AT_ONCE: Final = 500
+MAX_LOGGED: Final = 1024  # characters of a question
+HEARTBEAT_S: Final = 15.0
+READER_IN_SCOPE: Final = "gemel.reader"  # set by whoever asks from within this process, for somebody it knows
 
-STORE: web.AppKey[TwinStore] = web.AppKey("store", TwinStore)
+Site = Annotated[str, Path(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
+AssetName = Annotated[str, Path(alias="asset", pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
+Property = Annotated[str, Path(alias="property", pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Name = Annotated[str | None, Query(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
+Where = Annotated[list[str], Query(max_length=MAX_CONDITIONS, description="TS1>40; all must hold")]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
+From = Annotated[int, Query(alias="from", ge=0, le=LATEST_MS, description="milliseconds since 1970")]
+To = Annotated[int, Query(alias="to", ge=0, le=LATEST_MS, description="milliseconds since 1970; exclusive")]
+Number = Annotated[int, Query(ge=0, le=LATEST_MS)]
 
 
-def make_app(store: TwinStore) -> web.Application:
-    """The application; run it with aiohttp's runner."""
-    app = web.Application(middlewares=[_errors_as_json])
-    app[STORE] = store
-    app.add_routes(
-        [
-            web.get("/twins", _twins),
-            web.get("/twins/{site}/{asset}", _twin),
-            web.get("/twins/{site}/{asset}/history", _history),
-            web.get("/agents", _agents),
-            web.get("/healthz", _health),
-        ]
-    )
+class Problem(msgspec.Struct, frozen=True):
+    """What went wrong (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class Assets(msgspec.Struct, frozen=True):
+    """What was declared."""
+
+    assets: Sequence[AssetRecord]
+
+
+class Tree(msgspec.Struct, frozen=True):
+    """The assets, each followed by what belongs to it."""
+
+    nodes: Sequence[assets.Node]
+
+
+class Roots(msgspec.Struct, frozen=True):
+    """Merkle roots over the log of reads, oldest first."""
+
+    roots: Sequence[AccessRoot]
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The store answers."""
+
+    status: str
+
+
+_ANSWERS: Final = (
+    Lines, Shown, Revisions, Series, Events, Agents, Assets, AssetRecord, Tree, Roots, access_log.AccessProof, Health,
+    Problem, assets.Asset,
+)  # fmt: skip
+_REFERENCES, _COMPONENTS = msgspec.json.schema_components(_ANSWERS, ref_template="#/components/schemas/{name}")
+_SCHEMAS: Final[dict[Any, Any]] = dict(zip(_ANSWERS, _REFERENCES, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the answers come from."""
+
+    library: Library
+    assets: AssetStore
+    accesses: AccessStore
+    clock: Clock
+    tokens: Tokens | None
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """Somebody who may ask, at the desk."""
+
+    reader: Reader
+    desk: Desk
+
+
+def make_app(
+    twins: TwinStore, asset_store: AssetStore, accesses: AccessStore, clock: Clock, tokens: Tokens | None
+) -> FastAPI:
+    """The ASGI application. Without `tokens` anybody who reaches it may read and declare everything."""
+    app = FastAPI(title="Gemel twin registry", version="1", docs_url=None, redoc_url=None)
+    app.state.desk = Desk(Library(twins), asset_store, accesses, clock, tokens)
+    app.include_router(_router)
+    _tell_errors(app)
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]  # FastAPI's own way to change it
     return app
 
 
-async def _twins(request: web.Request) -> web.Response:
-    return _json({"twins": await request.app[STORE].twins()})
+def _desk(request: Request) -> Desk:
+    desk: Desk = request.app.state.desk
+    return desk
 
 
-async def _twin(request: web.Request) -> web.Response:
-    revision = await request.app[STORE].twin(request.match_info["site"], request.match_info["asset"])
-    return _error(404, "there is no such twin") if revision is None else _json(revision)
+async def _admitted(request: Request) -> Visit:
+    """Who asks, once his question stands in the log."""
+    desk = _desk(request)
+    reader: Reader | None = request.scope.get(READER_IN_SCOPE)
+    if reader is None:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if desk.tokens is None:
+            reader = ANYBODY
+        elif scheme.lower() == "bearer":
+            reader = desk.tokens.reader(token)
+    if reader is None:
+        raise HTTPException(401, "a token that is known: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
+    query = f"?{request.url.query}" if request.url.query else ""
+    what = f"{request.method} {request.url.path}{query}"[:MAX_LOGGED]
+    await desk.accesses.log_access(desk.clock.now_ms(), reader.name, what)
+    return Visit(reader, desk)
 
 
-async def _history(request: web.Request) -> web.Response:
-    site, asset = request.match_info["site"], request.match_info["asset"]
-    try:
-        from_ms = _number(request, "from", 0, 0, _LATEST_MS)
-        to_ms = _number(request, "to", _LATEST_MS, 0, _LATEST_MS)
-        limit = _number(request, "limit", DEFAULT_LIMIT, 1, MAX_LIMIT)
-    except ValueError as error:
-        return _error(400, str(error))
-    revisions = await request.app[STORE].history(site, asset, from_ms=from_ms, to_ms=to_ms, limit=limit)
-    if not revisions and await request.app[STORE].twin(site, asset) is None:
-        return _error(404, "there is no such twin")
-    return _json({"revisions": revisions})
+Asking = Annotated[Visit, Depends(_admitted)]
+_router = APIRouter()
+_Route = TypeVar("_Route", bound=Callable[..., Any])
 
 
-async def _agents(request: web.Request) -> web.Response:
-    return _json({"agents": await request.app[STORE].agents()})
+def _get(path: str, answer: type, more: dict[int | str, Any] | None = None) -> Callable[[_Route], _Route]:
+    content = {"application/json": {"schema": _SCHEMAS[answer]}}
+    return _router.get(path, response_class=Response, responses={200: {"content": content}, **(more or {})})
 
 
-async def _health(request: web.Request) -> web.Response:
-    await request.app[STORE].twins()
-    return _json({"status": "ok"})
+@_get("/twins", Lines)
+async def list_twins(
+    visit: Asking,
+    where: Where = [],  # noqa: B006  FastAPI copies it
+    site: Name = None,
+    after: Annotated[str, Query(max_length=129, description="`next` of the page before")] = "",
+    limit: Limit = MAX_LIMIT,
+) -> Response:
+    """The twins that were granted and fulfil every condition, by place."""
+    conditions = _conditions(where)
+    return _json(
+        await visit.desk.library.lines(
+            _reads(visit.reader), site=site, conditions=conditions, after=after, limit=limit
+        )
+    )
 
 
-def _number(request: web.Request, key: str, default: int, low: int, high: int) -> int:
-    text = request.query.get(key)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdecimal() and len(text) <= 16 and low <= int(text) <= high):
-        raise ValueError(f"{key}: a whole number from {low} to {high}")
-    return int(text)
+@_get("/twins/{site}/{asset}", Shown, more={304: {"description": "If-None-Match names what stands"}})
+async def read_twin(
+    visit: Asking,
+    site: Site,
+    asset: AssetName,
+    at: Annotated[int | None, Query(ge=0, le=LATEST_MS, description="milliseconds since 1970")] = None,
+    revision: Annotated[int | None, Query(ge=1, le=LATEST_MS)] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """A twin now, or as it stood at a time or at a revision of the registry."""
+    _require(visit.reader, site, asset)
+    if at is None and revision is None:
+        shown = await visit.desk.library.twin(site, asset)
+    else:
+        shown = await visit.desk.library.past(site, asset, at_ms=at, number=revision)
+    if shown is None:
+        raise HTTPException(404, "no such twin, or not at that moment")
+    tag = f'"{shown.revision}{"s" if shown.stale else ""}"'
+    if if_none_match is not None and _names(if_none_match, tag):
+        return Response(status_code=304, headers={"ETag": tag})
+    return _json(shown, tag)
 
 
-def _json(body: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
+@_get("/twins/{site}/{asset}/history", Revisions)
+async def read_history(
+    visit: Asking,
+    site: Site,
+    asset: AssetName,
+    from_: From = 0,
+    to: To = LATEST_MS,
+    after: Number = 0,
+    limit: Limit = 100,
+) -> Response:
+    """A twin's revisions, oldest first."""
+    _require(visit.reader, site, asset)
+    return _found(
+        await visit.desk.library.revisions(site, asset, from_ms=from_, to_ms=to, after=after, limit=limit), "twin"
+    )
 
 
-def _error(status: int, text: str) -> web.Response:
-    return _json({"error": text}, status)
+@_get("/twins/{site}/{asset}/series/{property}", Series)
+async def read_series(
+    visit: Asking,
+    site: Site,
+    asset: AssetName,
+    name: Property,
+    from_: From = 0,
+    to: To = LATEST_MS,
+    step_s: Annotated[
+        int, Query(ge=0, le=366 * 86_400, multiple_of=60, description="0: as they came; else whole minutes")
+    ] = 0,
+    limit: Limit = MAX_LIMIT,
+) -> Response:
+    """One property's readings by source time, as they came or gathered in steps."""
+    _require(visit.reader, site, asset)
+    page = await visit.desk.library.series(
+        site, asset, name, step_ms=step_s * 1000, from_ms=from_, to_ms=to, limit=limit
+    )
+    return _found(page, "twin")
 
 
-@web.middleware
-async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except StoreUnavailable as error:
-        return _error(503, str(error))
-    except web.HTTPError as error:  # no such path or method
-        return _error(error.status, error.reason)
+@_get("/events", Events)
+async def read_events(
+    visit: Asking,
+    site: Name = None,
+    asset: Name = None,
+    from_: From = 0,
+    to: To = LATEST_MS,
+    limit: Limit = MAX_LIMIT,
+) -> Response:
+    """Alerts raised and cleared, oldest first."""
+    granted = _reads(visit.reader)
+    return _json(
+        await visit.desk.library.events(granted, site=site, asset=asset, from_ms=from_, to_ms=to, limit=limit)
+    )
+
+
+@_get("/agents", Agents)
+async def list_agents(visit: Asking) -> Response:
+    """What agents last said of themselves."""
+    return _json(await visit.desk.library.agents(_reads(visit.reader)))
+
+
+# --- assets -----------------------------------------------------------------------------------
+
+
+async def _granted_assets(visit: Visit) -> list[AssetRecord]:
+    return [r for r in await visit.desk.assets.assets() if visit.reader.may("read", r.site, r.asset)]
+
+
+@_get("/assets", Assets)
+async def list_assets(visit: Asking) -> Response:
+    """What was declared about the assets that were granted."""
+    return _json(Assets(await _granted_assets(visit)))
+
+
+@_get("/tree", Tree)
+async def read_tree(visit: Asking) -> Response:
+    """The assets that were granted, each followed by what belongs to it."""
+    return _json(Tree(assets.tree(await _granted_assets(visit))))
+
+
+@_get("/assets/{site}/{asset}", AssetRecord)
+async def read_asset(visit: Asking, site: Site, asset: AssetName) -> Response:
+    """What was declared about one asset."""
+    _require(visit.reader, site, asset)
+    record = await visit.desk.assets.asset(site, asset)
+    if record is None:
+        raise HTTPException(404, "nothing was declared about this asset")
+    return _json(record, f'"{record.revision}"')
+
+
+@_router.put(
+    "/assets/{site}/{asset}",
+    status_code=204,
+    response_class=Response,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _SCHEMAS[assets.Asset]}},
+        }
+    },
+)
+async def declare_asset(
+    request: Request,
+    visit: Asking,
+    site: Site,
+    asset: AssetName,
+    if_match: Annotated[str | None, Header(description='the ETag that was looked at, as "3"')] = None,
+    if_none_match: Annotated[str | None, Header(description="* where there must be none yet")] = None,
+) -> Response:
+    """Declare an asset, from the revision that was looked at."""
+    if not visit.reader.may("write", site, asset):
+        raise HTTPException(403, f"the token does not grant write:{site}/{asset}")
+    expected = _expected(if_match, if_none_match)
+    declared = assets.from_json(await _body(request))
+    if assets.closes_a_circle(site, asset, declared.parent, await visit.desk.assets.assets()):
+        raise HTTPException(409, f"{site}/{asset} would belong to itself")
+    document = msgspec.json.encode(declared, order="sorted")
+    revision = await visit.desk.assets.put_asset(site, asset, document, expected=expected)
+    if revision is None:
+        raise HTTPException(412, "somebody has changed it since; read it again")
+    return Response(status_code=204, headers={"ETag": f'"{revision}"'})
+
+
+# --- live -------------------------------------------------------------------------------------
+
+
+@_router.get(
+    "/live",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}}},
+)
+async def watch(
+    visit: Asking,
+    where: Where = [],  # noqa: B006  FastAPI copies it
+    site: Name = None,
+    asset: Name = None,
+    last_event_id: Annotated[str, Header(pattern="^[0-9]{0,16}$")] = "",
+) -> StreamingResponse:
+    """Twins as they stand, then as they change (Server-Sent Events); Last-Event-ID resumes after an event."""
+    conditions = _conditions(where)
+
+    def wanted(shown: Shown) -> bool:
+        twin = shown.twin
+        place = site in (None, twin.site) and asset in (None, twin.asset)
+        return place and visit.reader.may("read", twin.site, twin.asset) and fulfils(twin, conditions)
+
+    return StreamingResponse(
+        _live(visit.desk.library, wanted, int(last_event_id or 0)),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+# --- the log of reads -------------------------------------------------------------------------
+
+
+@_get("/accesses/roots", Roots)
+async def list_roots(visit: Asking, after: Number = 0, limit: Limit = 100) -> Response:
+    """Merkle roots over the log of reads, oldest first."""
+    return _json(Roots(await visit.desk.accesses.access_roots(after=after, limit=limit)))
+
+
+@_get("/accesses/{sequence}", access_log.AccessProof)
+async def prove_access(visit: Asking, sequence: Annotated[int, Path(ge=1, le=LATEST_MS)]) -> Response:
+    """An entry of the log of reads, with its proof."""
+    if not visit.reader.may_audit:
+        raise HTTPException(403, "the token does not grant audit")
+    return _found(await access_log.prove(visit.desk.accesses, sequence), "entry under a root")
+
+
+@_get("/healthz", Health)
+async def health(request: Request) -> Response:
+    """Whether the store answers."""
+    await _desk(request).accesses.access_roots(after=0, limit=1)
+    return _json(Health("ok"))
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+def _json(answer: msgspec.Struct, tag: str | None = None) -> Response:
+    headers = {} if tag is None else {"ETag": tag}
+    return Response(msgspec.json.encode(answer), media_type="application/json", headers=headers)
+
+
+def _found(answer: msgspec.Struct | None, what: str) -> Response:
+    if answer is None:
+        raise HTTPException(404, f"there is no such {what}")
+    return _json(answer)
+
+
+async def _live(library: Library, wanted: Callable[[Shown], bool], after: int) -> AsyncIterator[bytes]:
+    """What stands beyond `after`, then every change: the newest state of each twin, never the same one twice."""
+    yield b": gemel.twin/1\n\n"
+    while True:
+        try:
+            changed = await asyncio.wait_for(library.changes(after, LIVE_AT_ONCE), HEARTBEAT_S)
+        except TimeoutError:
+            yield b": still here\n\n"
+            continue
+        after = changed[-1].sequence
+        for shown in filter(wanted, changed):
+            yield b"id: %d\nevent: twin\ndata: %b\n\n" % (shown.sequence, msgspec.json.encode(shown))
+        if len(changed) < LIVE_AT_ONCE:
+            await asyncio.sleep(LIVE_EVERY_S)
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document: FastAPI's, with our schemas, and problems in place of its own errors."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        problem = {"content": {"application/problem+json": {"schema": _SCHEMAS[Problem]}}}
+        for path, operations in document["paths"].items():
+            codes = [503] if path == "/healthz" else [400, 401, 403, 404, 503]
+            for method, operation in operations.items():
+                operation["responses"].pop("422", None)
+                for code in codes if method == "get" else [*codes, 409, 412, 413, 428]:
+                    operation["responses"][str(code)] = {"description": HTTPStatus(code).phrase, **problem}
+                if path != "/healthz":
+                    operation["security"] = [{"token": []}]
+        document["components"] = {
+            "schemas": _COMPONENTS,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        }
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+# --- questions ------------------------------------------------------------------------------------
+
+
+def _reads(reader: Reader) -> Callable[[str, str], bool]:
+    return lambda site, asset: reader.may("read", site, asset)
+
+
+def _require(reader: Reader, site: str, asset: str) -> None:
+    if not reader.may("read", site, asset):
+        raise HTTPException(403, f"the token does not grant read:{site}/{asset}")
+
+
+def _conditions(where: Sequence[str]) -> list[Condition]:
+    return [parse(text) for text in where]
+
+
+def _names(header: str, tag: str) -> bool:
+    return any(part.strip().removeprefix("W/") in (tag, "*") for part in header.split(","))
+
+
+def _expected(if_match: str | None, if_none_match: str | None) -> int | None:
+    """The revision that a change begins from. One of the two must be given, lest two overwrite each other unseen."""
+    if if_none_match == "*" and if_match is None:
+        return 0
+    if if_match is None or if_none_match is not None:
+        raise HTTPException(428, "If-Match with the ETag that was looked at, or If-None-Match: *")
+    digits = if_match.strip().strip('"')
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= 16):
+        raise HTTPException(412, "the ETag is none of ours; read it again")
+    return int(digits)
+
+
+async def _body(request: Request) -> bytes:
+    data = b""
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > assets.MAX_BYTES:
+            raise HTTPException(413, f"at most {assets.MAX_BYTES} bytes")
+    return data
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+    problem = Problem("about:blank", HTTPStatus(status).phrase, status, detail)
+    return Response(msgspec.json.encode(problem), status, headers, media_type="application/problem+json")
+
+
+def _tell_errors(app: FastAPI) -> None:
+    def tell(kind: type[Exception], make: Callable[[Any], Response]) -> None:
+        async def handler(_request: Request, error: Exception) -> Response:
+            return make(error)
+
+        app.add_exception_handler(kind, handler)
+
+    tell(HTTPException, lambda e: _problem(e.status_code, str(e.detail), e.headers))
+    tell(RequestValidationError, lambda e: _problem(400, _first_fault(e)))
+    tell(Malformed, lambda e: _problem(400, str(e)))
+    tell(Refused, lambda e: _problem(409, str(e)))
+    tell(StoreUnavailable, lambda e: _problem(503, str(e)))
+
+
+def _first_fault(error: RequestValidationError) -> str:
+    fault = error.errors()[0]
+    return f"{'.'.join(str(part) for part in fault['loc'][1:])}: {fault['msg']}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
 import msgspec
 import structlog
 from prometheus_client import Counter
@@ -9,9 +12,10 @@ from prometheus_client import Counter
 from gemel.errors import Malformed, PeerError, Refused
 from gemel.ports import Bus, BusMessage, Clock, Sample, TwinStore
 from gemel.twin import agent, backfill
-from gemel.twin.backfill import Backfill
-from gemel.twin.state import from_json
+from gemel.twin.alerts import AlertEvent
+from gemel.twin.state import Twin, from_json
 from gemel.wire import topics
+from gemel.wire.messages import decode, encode
 from gemel.wire.reasons import Reason
 
 _AVAILABILITY = {agent.ONLINE: "online", agent.OFFLINE: "offline"}
@@ -29,6 +33,7 @@ class Keeper:
         """Begin to listen."""
         await bus.subscribe(topics.ALL_TWINS, self.hear_twin, concurrency=AT_WORK)
         await bus.subscribe(topics.ALL_BACKFILL, self.hear_backfill)
+        await bus.subscribe(topics.ALL_TWIN_EVENTS, self.hear_event)
         await bus.subscribe(topics.ALL_AVAILABILITY, self.hear_agent)
         await bus.subscribe(topics.ALL_AGENT_STATUS, self.hear_agent)
 
@@ -45,21 +50,31 @@ class Keeper:
             self._messages.labels("stored" if stored else "repeated", "ok").inc()
 
     async def hear_backfill(self, message: BusMessage) -> None:
-        """What an agent could not say in time: its readings are history, and the twin that stands stays as it is.
-
-        Raises StoreUnavailable, never for what the document says.
-        """
+        """Revisions from while an agent was offline: their readings join the history, what stands stays."""
         try:
-            told = backfill.from_json(message.payload)
-            if message.topic != topics.twin_backfill(told.site, told.asset):
-                raise Refused(Reason.FOREIGN, f"the document is that of {told.site}/{told.asset}")
-            if await self._store.twin(told.site, told.asset) is None:  # nothing stands: the newest is all we know
-                await self._store.put(told.revisions[-1].twin, self._clock.now_ms())
-            await self._store.put_samples(told.site, told.asset, _readings(told))
+            late = backfill.from_json(message.payload)
+            if message.topic != topics.twin_backfill(late.site, late.asset):
+                raise Refused(Reason.FOREIGN, f"the revisions are those of {late.site}/{late.asset}")
+            newest = late.revisions[-1].twin
+            if await self._store.twin(late.site, late.asset) is None:
+                await self._store.put(newest, self._clock.now_ms())
+            await self._store.put_samples(late.site, late.asset, _readings(kept.twin for kept in late.revisions))
         except PeerError as error:
             self._refuse(message, error)
         else:
             self._messages.labels("stored", "ok").inc()
+
+    async def hear_event(self, message: BusMessage) -> None:
+        """An alert, raised or cleared. Raises StoreUnavailable, never for what the event says."""
+        try:
+            event = decode(AlertEvent, message.payload)
+            if message.topic != topics.twin_event(event.site, event.asset):
+                raise Refused(Reason.FOREIGN, f"the event is that of {event.site}/{event.asset}")
+            stored = await self._store.put_event(event.site, event.asset, encode(event), self._clock.now_ms())
+        except PeerError as error:
+            self._refuse(message, error)
+        else:
+            self._messages.labels("stored" if stored else "repeated", "ok").inc()
 
     async def hear_agent(self, message: BusMessage) -> None:
         """`availability` or `status` of an agent. Raises StoreUnavailable, never for what the message says."""
@@ -87,12 +102,12 @@ class Keeper:
         _log.warning("refused", topic=message.topic, error=str(error))
 
 
-def _readings(told: Backfill) -> dict[str, list[Sample]]:
-    """Each reading of the revisions once, by property."""
-    found: dict[str, dict[int, Sample]] = {}
-    for kept in told.revisions:
-        for name, reading in kept.twin.properties.items():
-            if reading.source_time_ms:  # a property that nothing was heard of has none
+def _readings(twins: Iterable[Twin]) -> Mapping[str, Sequence[Sample]]:
+    """Every reading in the documents, by property, once."""
+    found: dict[str, dict[int, Sample]] = defaultdict(dict)
+    for twin in twins:
+        for name, reading in twin.properties.items():
+            if reading.source_time_ms:
                 sample = Sample(reading.source_time_ms, reading.value, reading.quality)
-                found.setdefault(name, {})[reading.source_time_ms] = sample
-    return {name: list(samples.values()) for name, samples in found.items()}
+                found[name].setdefault(sample.time_ms, sample)
+    return {name: [*samples.values()] for name, samples in found.items()}

@@ -2,17 +2,59 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from gemel.host.settings import Port, ServiceSettings
+from gemel.adapters.sql_twins import Keep
+from gemel.host.settings import BusSection, Port, Seconds, Section, ServiceSettings
+
+_DAY_MS = 86_400_000
+_Days = Annotated[float, Field(gt=0, le=36_600, allow_inf_nan=False)]
+
+
+class KeepSection(Section):
+    """[keep]: how much history, and for how long. Whole documents, readings, minutes gathered from them, events."""
+
+    revisions_days: _Days = 30
+    samples: Annotated[int, Field(ge=1)] = 10_000_000  # of each machine
+    samples_days: _Days = 30
+    minutes_days: _Days = 1830
+    events: Annotated[int, Field(ge=1)] = 1_000_000
+    events_days: _Days = 366
+    accesses_days: _Days = 366  # the log of reads; the roots over it stay
+
+
+class RegistryBusSection(BusSection):
+    """[bus], with a wider window: what is under way at a time shares a commit."""
+
+    receive_maximum: Annotated[int, Field(ge=1, le=65535)] = 256
 
 
 class RegistrySettings(ServiceSettings):
     """The keys of the file."""
 
+    store_url: str = ""  # sqlite:///file or postgresql://…; empty: twins.sqlite in state_dir
     api_host: str = "127.0.0.1"
     api_port: Port = 0  # 0: any free one; the log says which
+    tokens_file: Path | None = None  # twin_registry/tokens.py; without it the API is this machine's alone
     max_revisions: Annotated[int, Field(ge=1, le=100_000_000)] = 10_000  # kept of each machine
     max_machines: Annotated[int, Field(ge=1, le=10_000_000)] = 20_000
+    keep: KeepSection = KeepSection()
+    bus: RegistryBusSection = RegistryBusSection()
+    tidy_s: Seconds = 60.0
+    access_root_s: Seconds = 60.0
+
+    def kept(self) -> Keep:
+        """For the store."""
+        return Keep(
+            machines=self.max_machines,
+            revisions=self.max_revisions,
+            samples=self.keep.samples,
+            events=self.keep.events,
+            revisions_ms=round(self.keep.revisions_days * _DAY_MS),
+            samples_ms=round(self.keep.samples_days * _DAY_MS),
+            minutes_ms=round(self.keep.minutes_days * _DAY_MS),
+            events_ms=round(self.keep.events_days * _DAY_MS),
+        )

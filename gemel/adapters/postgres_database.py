@@ -20,6 +20,7 @@ READERS = 4
 TIMEOUT_S = 30.0
 CLOSE_S = 5.0
 _DAY_MS = 86_400_000
+_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class PostgresDatabase:
@@ -43,7 +44,7 @@ class PostgresDatabase:
                 command_timeout=TIMEOUT_S,
                 server_settings={"application_name": "gemel-twin-registry", "synchronous_commit": "on"},
             )
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        except (OSError, ValueError, *_FAILURES) as error:
             raise StoreUnavailable(f"PostgreSQL: {error}") from error
         try:
             async with self._connection() as connection:
@@ -92,7 +93,7 @@ class PostgresDatabase:
         try:
             async with self._pool.acquire(timeout=TIMEOUT_S) as connection:
                 yield connection
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (OSError, TimeoutError, *_FAILURES) as error:
             raise StoreUnavailable(f"PostgreSQL: {error or type(error).__name__}") from error
 
 

@@ -23,9 +23,10 @@ granted here is refused. The broker is a second wall only: signatures, wrapping 
                              custodian's                    coordinator's
 
 The custodian never reads an agent's chunks, and agents never read each other's. The twin registry reads all twins
-and agents' words, a dashboard those of the sites it was granted, a source of readings writes its own topics. An
-operator sees what a dashboard sees, may ask for desired values at its sites and hears its own answers; a command to
-a machine goes from the agent to the source that stands for it.
+and agents' words and answers questions about them; a dashboard reads those of the sites it was granted and may ask
+about them, a source of readings writes its own topics. An operator sees what a dashboard sees, may ask for
+desired values at its sites and hears its own answers; a command to a machine goes from the agent to the source that
+stands for it.
 """
 
 from __future__ import annotations
@@ -92,16 +93,17 @@ def rights(party: Party, trust: Trust) -> tuple[Right, ...]:
     match party.role:
         case BusRole.REGISTRY:
             of_twins = _reads(topics.ALL_TWINS, topics.ALL_BACKFILL, topics.ALL_TWIN_EVENTS)
-            return of_twins + _reads(topics.ALL_AVAILABILITY, topics.ALL_AGENT_STATUS)
+            of_agents = _reads(topics.ALL_AVAILABILITY, topics.ALL_AGENT_STATUS)
+            return of_twins + of_agents + _reads(topics.ALL_QUERIES) + _writes(topics.query_response("+", "+"))
         case BusRole.DASHBOARD:
-            return _reads(*(f for site in party.sites for f in _words_of(topics.name(site, "site"))))
+            return _sees(party)
         case BusRole.SOURCE:
             return _writes(*map(_reading, party.readings)) + _reads(*map(_reading, party.commands))
         case BusRole.OPERATOR:
             sites = tuple(topics.name(site, "site") for site in party.sites)
             answers = _reads(*(topics.desired_answer(site, "+", party.user) for site in sites))
             asks = _writes(*(topics.desired_set(site, "+") for site in sites))
-            return _reads(*(f for site in sites for f in _words_of(site))) + answers + asks
+            return _sees(party) + answers + asks
         case BusRole.AGENT:
             return _learning_rights(party, trust) + _plant_rights(party)
         case _:
@@ -173,6 +175,14 @@ def _plant_rights(agent: Party) -> tuple[Right, ...]:
     )
     asked = (topics.desired_set(site, asset) for asset in assets)
     return writes + _reads(*asked, *map(_reading, agent.readings))
+
+
+def _sees(party: Party) -> tuple[Right, ...]:
+    """What is said about the party's sites, and its own questions to the registry with their answers."""
+    sites = [topics.name(site, "site") for site in party.sites]
+    words = _reads(*(f for site in sites for f in _words_of(site)))
+    answers = _reads(*(topics.query_response(site, party.user) for site in sites))
+    return words + answers + _writes(*(topics.query_request(site, party.user) for site in sites))
 
 
 def _words_of(site: str) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ Addresses of the chain never appear in twin topics.
     gemel/v1/<site>/twin/<asset>/backfill              edge agent    1    no    revisions from while the link was down
     gemel/v1/<site>/twin/<asset>/desired/set           operator      1    no    a value that the machine shall have
     gemel/v1/<site>/twin/<asset>/desired/answer/<user>  edge agent   1    no    accepted | refused(reason)
+    gemel/v1/<site>/query/<user>/request               reader        1    no    a question to the twin registry
+    gemel/v1/<site>/query/<user>/response              registry      1    no    its answer
     gemel/v1/<site>/agent/<name>/availability          edge agent    1    yes   online | offline (also its will)
     gemel/v1/<site>/agent/<name>/status                edge agent    1    yes   what it runs, and why
     gemel/v1/<fleet>/learning/<task>/context           custodian     1    no    the round's public sealing context
@@ -31,9 +33,9 @@ Addresses of the chain never appear in twin topics.
     gemel/v1/<fleet>/learning/<task>/fetch/<to>/<from> anybody       1    no    «send me these chunks»
     gemel/v1/<fleet>/learning/<task>/chunk/<from>/<digest>  anybody  1    no    chunks of an announced transfer
 
-<dev>, <to> and <from> are addresses; the broker lets each party write under its own only. <user> is the operator's
-name at the broker: a question's Response-Topic must lie under `desired/answer/`, or an agent could be made to write
-anywhere that it has the right to.
+<dev>, <to> and <from> are addresses; the broker lets each party write under its own only. <user> is the name
+at the broker of whoever asks: a question's Response-Topic must lie under `desired/answer/`, or an agent could be made
+to write anywhere that it has the right to.
 """
 
 from __future__ import annotations
@@ -94,9 +96,20 @@ def agent(site: str, agent_name: str, leaf: str) -> str:
     return f"{ROOT}/{site}/agent/{agent_name}/{leaf}"
 
 
+def query_request(site: str, user: str) -> str:
+    """Dashboard or operator → registry: a question about the site's twins."""
+    return f"{ROOT}/{site}/query/{user}/request"
+
+
+def query_response(site: str, user: str) -> str:
+    """Registry → whoever asked."""
+    return f"{ROOT}/{site}/query/{user}/response"
+
+
 ALL_TWINS = f"{ROOT}/+/twin/+/state"
 ALL_BACKFILL = f"{ROOT}/+/twin/+/backfill"
 ALL_TWIN_EVENTS = f"{ROOT}/+/twin/+/event"
+ALL_QUERIES = f"{ROOT}/+/query/+/request"
 ALL_AGENT_STATUS = f"{ROOT}/+/agent/+/status"
 ALL_AVAILABILITY = f"{ROOT}/+/agent/+/availability"
 

@@ -269,7 +269,7 @@ async def test_registry_stores_what_holds_serves_it_and_has_it_after_a_kill(plan
         assert (await get("/twins/north/nobody/history"))[0] == 404
         for query in ("limit=0", "limit=9999", "from=x", "to=-1", "from=%F0%9D%9F%98"):
             status, answer = await get(f"/twins/north/press-1/history?{query}")
-            assert (status, list(answer)) == (400, ["error"])
+            assert (status, answer["status"]) == (400, 400)
 
         forged = to_json(blank("north", "press-1"))
         await plant.say(topics.twin_state("north", "press-9"), forged)

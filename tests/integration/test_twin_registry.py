@@ -1,52 +1,101 @@
-"""The registry's two doors, without a broker: whatever comes in never stops it, and trouble is told apart outside."""
+"""The registry's doors, without a broker: whatever comes in never stops it, and trouble is told apart outside."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import httpx
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
-from hypothesis import given, settings
+import schemathesis
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
+from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
 from gemel.adapters.clock import FakeClock
-from gemel.adapters.registry_stores import open_stores
+from gemel.adapters.registry_stores import RegistryStores, open_stores
 from gemel.adapters.sql_twins import Keep
-from gemel.errors import StoreUnavailable
+from gemel.errors import ConfigError, StoreUnavailable
 from gemel.host.metrics import Metrics
 from gemel.ports import BusMessage
-from gemel.twin.state import blank, to_json
-from gemel.wire import topics
+from gemel.twin.agent import AgentStatus, status_to_json
+from gemel.twin.alerts import AlertEvent, event_to_json
+from gemel.twin.backfill import Backfill, Kept
+from gemel.twin.backfill import to_json as backfill_to_json
+from gemel.twin.state import AlertKind, Diagnosis, Property, Quality, Severity, Twin, blank, to_json
+from gemel.wire import merkle, topics
+from twin_registry import access_log
+from twin_registry.answering import Answerer
 from twin_registry.api import make_app
 from twin_registry.keeping import Keeper
+from twin_registry.serving import served
+from twin_registry.tokens import Token, Tokens, digest
+
+PRESS = "/twins/north/press-1"
 
 
 class BrokenStore:
     """A store whose disk is gone."""
 
-    async def put(self, *arguments: object) -> bool:
-        raise StoreUnavailable("no disk")
+    def __getattr__(self, name: str) -> Any:
+        async def gone(*arguments: object, **more: object) -> None:
+            raise StoreUnavailable("no disk")
 
-    async def twins(self) -> list[object]:
-        raise StoreUnavailable("no disk")
+        return gone
+
+
+def twin(version: int, asset: str = "press-1", value: float = 0.0, condition: str = "good") -> Twin:
+    reading = Property(value, "degC", version * 1000, version * 1000, Quality.GOOD)
+    health = {"cooler": Diagnosis(condition, 0.9, (), version * 1000, Quality.GOOD)}
+    return replace(blank("north", asset), version=version, properties={"TS1": reading}, health=health)
+
+
+def app_of(stores: RegistryStores, tokens: Tokens | None = None) -> Any:
+    return make_app(stores.twins, stores.assets, stores.accesses, FakeClock(), tokens)
 
 
 @asynccontextmanager
-async def api(store: object) -> AsyncIterator[TestClient]:
-    async with TestClient(TestServer(make_app(store))) as client:
+async def client_of(app: Any, token: str = "") -> AsyncIterator[httpx.AsyncClient]:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://registry", headers=headers) as client:
         yield client
 
+
+@pytest.fixture
+async def stores(tmp_path: Path) -> AsyncIterator[RegistryStores]:
+    async with open_stores(f"sqlite:///{tmp_path}/twins.sqlite") as stores:
+        yield stores
+
+
+@pytest.fixture
+async def api(stores: RegistryStores) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(app_of(stores)) as client:
+        yield client
+
+
+def problem(answer: httpx.Response) -> int:
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["status"] == answer.status_code
+    assert answer.json()["detail"]
+    return answer.status_code
+
+
+# --- what agents say ------------------------------------------------------------------------------
 
 names = st.sampled_from(["north", "press-1", "x"])
 documents = st.builds(lambda site, asset: to_json(blank(site, asset)), names, names)
 payloads = st.binary() | documents | documents.map(lambda data: data[: len(data) // 2]) | st.just(b"online")
+kinds = st.sampled_from(["twin", "availability", "status", "event", "backfill"])
 
 
-@given(st.lists(st.tuples(st.sampled_from(["twin", "availability", "status"]), names, names, payloads), max_size=20))
+@given(st.lists(st.tuples(kinds, names, names, payloads), max_size=20))
 @settings(max_examples=20)
 async def test_whatever_is_published_is_stored_or_counted_and_never_raised(
     messages: list[tuple[str, str, str, bytes]],
@@ -54,16 +103,20 @@ async def test_whatever_is_published_is_stored_or_counted_and_never_raised(
     metrics = Metrics("test")
     with TemporaryDirectory() as folder:
         async with open_stores(f"sqlite:///{folder}/twins.sqlite") as stores:
-            keeper = Keeper(stores.twins, FakeClock(), metrics.registry_messages)
+            keeper = Keeper(stores.twins, FakeClock(), counter := metrics.registry_messages)
             for kind, site, name, payload in messages:
                 if kind == "twin":
                     await keeper.hear_twin(BusMessage(topics.twin_state(site, name), payload))
+                elif kind == "event":
+                    await keeper.hear_event(BusMessage(topics.twin_event(site, name), payload))
+                elif kind == "backfill":
+                    await keeper.hear_backfill(BusMessage(topics.twin_backfill(site, name), payload))
                 else:
                     await keeper.hear_agent(BusMessage(topics.agent(site, name, kind), payload))
             for entry in await stores.twins.twins():
                 document = to_json(blank(entry.site, entry.asset))
                 assert ("twin", entry.site, entry.asset, document) in messages  # under its own name only
-    (family,) = metrics.registry_messages.collect()
+    (family,) = counter.collect()
     assert sum(s.value for s in family.samples if s.name.endswith("_total")) == len(messages)
 
 
@@ -84,23 +137,323 @@ async def test_message_is_not_acknowledged_while_the_store_is_away() -> None:
         await keeper.hear_twin(BusMessage(topics.twin_state("north", "a"), to_json(blank("north", "a"))))
 
 
-async def test_api_says_503_while_the_store_is_away() -> None:
-    async with api(BrokenStore()) as client:
-        for path in ("/healthz", "/twins"):
-            async with client.get(path) as answer:
-                assert (answer.status, await answer.json()) == (503, {"error": "no disk"})
-
-
-@given(
-    st.text(max_size=20), st.text(max_size=20), st.dictionaries(st.sampled_from(["from", "to", "limit"]), st.text())
-)
-@settings(max_examples=30)
-async def test_any_path_and_query_is_answered_with_json_and_never_with_500(
-    site: str, asset: str, query: dict[str, str]
+async def test_backfill_becomes_history_and_events_are_stored_once(
+    stores: RegistryStores, api: httpx.AsyncClient
 ) -> None:
-    with TemporaryDirectory() as folder:
-        async with open_stores(f"sqlite:///{folder}/twins.sqlite") as stores, api(stores.twins) as client:
-            path = "/twins/" + "/".join(part.replace("/", "").strip(".") or "x" for part in (site, asset))
-            async with client.get(path + "/history", params=query) as answer:
-                assert answer.status in (400, 404)
-                assert "error" in json.loads(await answer.read())
+    keeper = Keeper(stores.twins, FakeClock(), Metrics("test").registry_messages)
+    await keeper.hear_twin(BusMessage(topics.twin_state("north", "press-1"), to_json(twin(9, value=9.0))))
+    late = Backfill("gemel.twin.backfill/1", "north", "press-1", 0, tuple(Kept(v, twin(v)) for v in (3, 4)))
+    event = AlertEvent(
+        "gemel.event/1", "north", "press-1", "hot-1", "hot", "raised",
+        AlertKind.VALUE, "TS1", Severity.WARNING, "", 71.0, 5,
+    )  # fmt: skip
+    for _ in range(2):
+        await keeper.hear_backfill(BusMessage(topics.twin_backfill("north", "press-1"), backfill_to_json(late)))
+        await keeper.hear_event(BusMessage(topics.twin_event("north", "press-1"), event_to_json(event)))
+    assert (await api.get(PRESS)).json()["twin"]["version"] == 9
+    series = (await api.get(PRESS + "/series/TS1")).json()
+    assert [sample["time_ms"] for sample in series["samples"]] == [3000, 4000, 9000]
+    (stored,) = (await api.get("/events?site=north&asset=press-1")).json()["events"]
+    assert (stored["document"]["id"], stored["document"]["event"]) == ("hot-1", "raised")
+
+
+# --- questions ------------------------------------------------------------------------------------
+
+
+async def test_list_is_searched_by_conditions_and_paged(stores: RegistryStores, api: httpx.AsyncClient) -> None:
+    for number in range(6):
+        condition = "near_failure" if number % 2 else "good"
+        await stores.twins.put(twin(1, f"press-{number}", 10.0 * number, condition), 1)
+
+    async def found(query: str) -> list[str]:
+        return [line["asset"] for line in (await api.get(f"/twins?{query}")).json()["twins"]]
+
+    assert await found("where=TS1>20") == ["press-3", "press-4", "press-5"]
+    assert await found("where=TS1%3E=20&where=health.cooler.condition==near_failure") == ["press-3", "press-5"]
+    assert await found('where=health.cooler.condition!="near_failure"') == ["press-0", "press-2", "press-4"]
+    assert await found("where=PS9!=1") == []
+    assert await found("site=south") == []
+    pages, after = [], ""
+    while after is not None:
+        page = (await api.get(f"/twins?limit=4&after={after}")).json()
+        pages.append([line["asset"] for line in page["twins"]])
+        after = page["next"]
+    assert [len(page) for page in pages] == [4, 2]
+    for wrong in ("TS1", "TS1=3", "__import__('os')==1", "TS1>1e999", "TS1>" + "9" * 300):
+        assert problem(await api.get("/twins", params={"where": wrong})) == 400
+
+
+async def test_twin_now_then_and_at_a_revision_with_its_etag(stores: RegistryStores, api: httpx.AsyncClient) -> None:
+    for version in (1, 2, 3):
+        await stores.twins.put(twin(version), version * 100)
+    now = await api.get(PRESS)
+    assert (now.json()["twin"]["version"], now.headers["etag"]) == (3, '"3"')
+    assert (await api.get(PRESS, headers={"If-None-Match": 'W/"1", "3"'})).status_code == 304
+    assert (await api.get(PRESS, headers={"If-None-Match": '"2"'})).status_code == 200
+    assert (await api.get(PRESS + "?at=250")).json()["twin"]["version"] == 2
+    assert (await api.get(PRESS + "?revision=1")).json()["twin"]["version"] == 1
+    for path in (PRESS + "?at=99", PRESS + "?revision=4", "/twins/north/nobody", "/twins/north/nobody/history", "/x"):
+        assert problem(await api.get(path)) == 404
+    for path in ("/history?limit=0", "/history?from=x", "/history?from=%F0%9D%9F%98", "/series/TS1?step_s=61"):
+        assert problem(await api.get(PRESS + path)) == 400
+    page = (await api.get(PRESS + "/history?limit=2")).json()
+    assert [r["revision"] for r in page["revisions"]] == [1, 2]
+    page = (await api.get(PRESS + f"/history?limit=2&after={page['next']}")).json()
+    assert ([r["revision"] for r in page["revisions"]], page["next"]) == ([3], None)
+
+
+async def test_series_is_paged_raw_and_in_steps(stores: RegistryStores, api: httpx.AsyncClient) -> None:
+    for version in range(1, 201):
+        await stores.twins.put(twin(version, value=float(version)), version)
+    times, start = [], 0
+    while start is not None:
+        page = (await api.get(f"{PRESS}/series/TS1?limit=60&from={start}")).json()
+        times += [sample["time_ms"] for sample in page["samples"]]
+        start = page["next"]
+    assert times == [version * 1000 for version in range(1, 201)]
+    page = (await api.get(f"{PRESS}/series/TS1?step_s=60")).json()
+    assert [(b["time_ms"], b["count"], b["low"], b["high"], b["last"]) for b in page["buckets"]] == [
+        (0, 59, 1, 59, 59), (60_000, 60, 60, 119, 119), (120_000, 60, 120, 179, 179), (180_000, 21, 180, 200, 200)
+    ]  # fmt: skip
+
+
+async def test_twin_of_an_agent_that_is_offline_is_stale(stores: RegistryStores, api: httpx.AsyncClient) -> None:
+    await stores.twins.put(twin(1, value=50.0), 1)
+    status = status_to_json(AgentStatus("gemel.agent/1", "north", "gw", "press-1", None, "", None, 0, 0))
+    await stores.twins.put_agent("north", "gw", status=status, availability="online", received_ms=1)
+    assert not (await api.get(PRESS)).json()["stale"]
+    await stores.twins.put_agent("north", "gw", availability="offline", received_ms=2)
+    shown = await api.get(PRESS)
+    assert shown.json()["stale"]
+    assert shown.json()["twin"]["properties"]["TS1"]["quality"] == "stale"
+    assert shown.headers["etag"] == '"1s"'
+    assert (await api.get("/twins?where=TS1>40")).json()["twins"] == []
+
+
+async def test_assets_are_declared_from_what_was_looked_at_and_make_a_tree(api: httpx.AsyncClient) -> None:
+    async def put(place: str, body: object, **headers: str) -> httpx.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await api.put(f"/assets/{place}", content=json.dumps(body), headers=named)
+
+    assert problem(await put("north/hall", {})) == 428
+    made = await put("north/hall", {"title": "Hall"}, If_None_Match="*")
+    assert (made.status_code, made.headers["etag"]) == (204, '"1"')
+    assert problem(await put("north/hall", {}, If_None_Match="*")) == 412
+    for number, parent in ((1, "north/hall"), (2, "north/press-1")):
+        body = {"parent": parent, "relations": [{"kind": "feeds", "to": "north/tank"}]}
+        assert (await put(f"north/press-{number}", body, If_None_Match="*")).status_code == 204
+    assert problem(await put("north/hall", {"parent": "north/press-2"}, If_Match='"1"')) == 409
+    assert problem(await put("north/hall", {"owner": "me"}, If_Match='"1"')) == 400
+    assert problem(await put("north/hall", {"title": "x" * 70_000}, If_Match='"1"')) == 413
+    assert (await put("north/hall", {"title": "Hall 1"}, If_Match='"1"')).headers["etag"] == '"2"'
+    assert problem(await put("north/hall", {}, If_Match='"1"')) == 412
+    nodes = (await api.get("/tree")).json()["nodes"]
+    assert [(n["asset"], n["depth"]) for n in nodes] == [("hall", 0), ("press-1", 1), ("press-2", 2)]
+    assert (await api.get("/assets/north/press-1")).json()["document"]["relations"][0]["kind"] == "feeds"
+    assert problem(await api.get("/assets/north/nothing")) == 404
+
+
+async def test_api_says_503_while_the_store_is_away() -> None:
+    broken = BrokenStore()
+    async with client_of(make_app(broken, broken, broken, FakeClock(), None)) as client:
+        for path in ("/healthz", "/twins"):
+            answer = await client.get(path)
+            assert (problem(answer), answer.json()["detail"]) == (503, "no disk")
+
+
+# --- who may ask ----------------------------------------------------------------------------------
+
+
+async def test_token_sees_what_it_was_granted_and_nothing_else(stores: RegistryStores) -> None:
+    tokens = Tokens(
+        [
+            Token("wallboard", digest("wall"), ("read:north/press-1", "read:north/press-2")),
+            Token("auditor", digest("audit"), ("audit",)),
+        ]
+    )
+    for asset in ("press-1", "press-2", "press-3"):
+        await stores.twins.put(twin(1, asset), 1)
+        await stores.twins.put_event("north", asset, b"{}", 1)
+        await stores.assets.put_asset("north", asset, b"{}", expected=0)
+    app = app_of(stores, tokens)
+    async with client_of(app, "wall") as wallboard, client_of(app, "audit") as auditor, client_of(app) as nobody:
+        for path, key in (("/twins", "twins"), ("/events", "events"), ("/assets", "assets"), ("/tree", "nodes")):
+            assert {line["asset"] for line in (await wallboard.get(path)).json()[key]} == {"press-1", "press-2"}
+            assert (await auditor.get(path)).json()[key] == []
+            assert problem(await nobody.get(path)) == 401
+        for path in ("", "/history", "/series/TS1"):
+            assert (await wallboard.get(f"/twins/north/press-1{path}")).status_code == 200
+            assert problem(await wallboard.get(f"/twins/north/press-3{path}")) == 403
+            assert problem(await wallboard.get(f"/twins/north/unknown{path}")) == 403  # tells nothing
+        assert problem(await wallboard.put("/assets/north/press-1", content="{}", headers={"If-Match": '"1"'})) == 403
+        assert problem(await wallboard.get("/accesses/1")) == 403
+        assert (await nobody.get("/healthz")).status_code == 200
+    async with client_of(app, "wrong") as stranger:
+        assert problem(await stranger.get("/twins")) == 401
+
+
+@pytest.mark.parametrize(
+    ("mode", "text"),
+    [
+        (0o644, ""),
+        (0o600, '[[token]]\nname = "x"\nsha256 = "short"\nscopes = []'),
+        (0o600, f'[[token]]\nname = "x"\nsha256 = "{"a" * 64}"\nscopes = ["read:north"]'),
+        (0o600, "token = {"),
+    ],
+)
+def test_tokens_file_that_is_open_to_others_or_wrong_is_refused(tmp_path: Path, mode: int, text: str) -> None:
+    file = tmp_path / "tokens.toml"
+    file.write_text(text)
+    file.chmod(mode)
+    with pytest.raises(ConfigError, match=str(file)):
+        Tokens.load(file)
+
+
+async def test_reads_are_logged_before_they_are_answered_and_a_root_proves_each(
+    stores: RegistryStores, api: httpx.AsyncClient
+) -> None:
+    for number in range(5):
+        await api.get(f"/twins?limit={number + 1}")
+    assert await access_log.seal(stores.accesses, 77) is not None
+    assert await access_log.seal(stores.accesses, 78) is None
+    (root,) = (await api.get("/accesses/roots")).json()["roots"]
+    assert (root["first"], root["last"], root["sealed_ms"]) == (1, 5, 77)
+    for sequence in range(1, 6):
+        found = (await api.get(f"/accesses/{sequence}")).json()
+        entry = (await stores.accesses.accesses(first=sequence, last=sequence))[0]
+        assert found["entry"]["what"] == entry.what == f"GET /twins?limit={sequence}"
+        path = [bytes.fromhex(sibling) for sibling in found["path"]]
+        assert merkle.verify(root["root"], access_log.leaf(entry), path)
+        forged = access_log.leaf(replace(entry, reader="somebody else"))
+        assert not merkle.verify(root["root"], forged, path)
+    assert problem(await api.get("/accesses/6")) == 404  # under no root yet
+
+
+# --- live -----------------------------------------------------------------------------------------
+
+
+class EventSource:
+    """A plain reader of Server-Sent Events, over a real socket."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self._lines = answer.aiter_lines()
+
+    async def event(self) -> tuple[int, dict[str, Any]]:
+        found: dict[str, str] = {}
+        async with asyncio.timeout(10):
+            async for line in self._lines:
+                if line and not line.startswith(":"):
+                    name, _, value = line.partition(": ")
+                    found[name] = value
+                elif found:
+                    return int(found["id"]), json.loads(found["data"])
+        raise AssertionError("the stream ended")
+
+
+async def test_event_source_gets_what_stands_then_changes_and_resumes_after_the_last_id(
+    stores: RegistryStores,
+) -> None:
+    for asset in ("press-1", "press-2"):
+        await stores.twins.put(twin(1, asset), 1)
+    async with served(app_of(stores), "127.0.0.1", 0) as port, httpx.AsyncClient(timeout=10) as client:
+        url = f"http://127.0.0.1:{port}/live"
+        async with client.stream("GET", url) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            source = EventSource(answer)
+            first, second = await source.event(), await source.event()
+            assert [shown["twin"]["asset"] for _, shown in (first, second)] == ["press-1", "press-2"]
+            await stores.twins.put(twin(2, "press-1"), 2)
+            last, shown = await source.event()
+            assert (shown["twin"]["asset"], shown["twin"]["version"]) == ("press-1", 2)
+        for version in (3, 4):
+            await stores.twins.put(twin(version, "press-1"), 3)
+        await stores.twins.put(twin(2, "press-2", value=99.0), 3)
+        async with client.stream("GET", url, headers={"Last-Event-ID": str(last)}) as answer:
+            source = EventSource(answer)
+            missed = [await source.event(), await source.event()]
+            assert [(s["twin"]["asset"], s["twin"]["version"]) for _, s in missed] == [("press-1", 4), ("press-2", 2)]
+        async with client.stream("GET", url, params={"where": "TS1>50"}) as answer:
+            assert (await EventSource(answer).event())[1]["twin"]["asset"] == "press-2"
+
+
+# --- over the bus ---------------------------------------------------------------------------------
+
+
+class RecordingBus:
+    """What was published."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[str, Any, bytes | None]] = []
+
+    async def publish(self, topic: str, payload: bytes, *, correlation: bytes | None = None, **more: object) -> None:
+        self.published.append((topic, json.loads(payload), correlation))
+
+
+async def test_same_questions_over_the_bus_see_the_site_of_the_topic_only(stores: RegistryStores) -> None:
+    await stores.twins.put(twin(7), 1)
+    bus = RecordingBus()
+    answerer = Answerer(app_of(stores, Tokens([])), bus)
+
+    async def ask(site: str, payload: bytes) -> tuple[int, Any]:
+        question = BusMessage(topics.query_request(site, "wallboard"), payload, correlation=b"\x00 7")
+        await answerer.hear(question)
+        topic, answer, correlation = bus.published[-1]
+        assert (topic, correlation) == (topics.query_response(site, "wallboard"), b"\x00 7")
+        return answer["status"], answer["body"]
+
+    status, body = await ask("north", b'{"get": "/twins/north/press-1"}')
+    assert (status, body["twin"]["version"]) == (200, 7)
+    assert (await ask("north", b'{"get": "/twins?where=TS1%3E-1"}'))[1]["twins"][0]["asset"] == "press-1"
+    assert (await ask("south", b'{"get": "/twins/north/press-1"}'))[0] == 403
+    assert (await ask("south", b'{"get": "/twins"}'))[1]["twins"] == []
+    assert (await ask("north", b'{"get": "/live"}'))[0] == 404
+    for wrong in (b"", b"{", b'{"get": "x"}', b'{"put": "/assets/a/b"}', b'{"get": "/\xff"}', b'{"get": "//[::1"}'):
+        assert (await ask("north", wrong))[0] in (400, 404)
+    entries = await stores.accesses.accesses(first=1, last=1)
+    assert [(e.reader, e.what) for e in entries] == [("wallboard (bus)", "GET /twins/north/press-1")]
+
+
+# --- any input ------------------------------------------------------------------------------------
+
+
+def test_any_request_that_the_schema_allows_or_forbids_is_answered_as_the_schema_says(tmp_path: Path) -> None:
+    async def prepared() -> Any:
+        stores = await stack.__aenter__()
+        await stores.twins.put(twin(1), 1)
+        return app_of(stores)
+
+    stack = open_stores(f"sqlite:///{tmp_path}/twins.sqlite")
+    with asyncio.Runner() as runner:
+        app = runner.run(prepared())
+        schema = schemathesis.openapi.from_dict(app.openapi())
+        operations = [result.ok() for result in schema.get_all_operations()]
+        assert len(operations) == 14
+
+        @settings(max_examples=12, suppress_health_check=list(HealthCheck))
+        @given(st.data())
+        def fuzz(data: st.DataObject) -> None:
+            for operation in operations:
+                if operation.path == "/live":  # never ends
+                    continue
+                case = data.draw(operation.as_strategy())
+                answer = runner.run(_call(app, case))
+                assert answer.status_code < 500, (case, answer.text)
+                said = schemathesis.Response.from_httpx(answer, verify=True)
+                # Nobody needs a token here, and a schema says neither what a condition is nor that one of two
+                # headers is required.
+                case.validate_response(said, excluded_checks=[ignored_auth, positive_data_acceptance])
+
+        fuzz()
+        runner.run(stack.__aexit__(None, None, None))
+
+
+async def _call(app: Any, case: schemathesis.Case) -> httpx.Response:
+    async with client_of(app) as client:
+        request = case.as_transport_kwargs(base_url="http://registry")
+        return await client.request(
+            request["method"],
+            request["url"],
+            params=request.get("params"),
+            headers=dict(request.get("headers") or {}),
+            content=json.dumps(request["json"]) if "json" in request else request.get("data"),
+        )

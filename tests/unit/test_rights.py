@@ -23,6 +23,8 @@ WRITERS = {
     "custodian": {BusRole.CUSTODIAN},
     "listener": {BusRole.LISTENER},
     "operator": {BusRole.OPERATOR},
+    "reader": {BusRole.OPERATOR, BusRole.DASHBOARD},
+    "registry": {BusRole.REGISTRY},
     "anybody": FLEET_ROLES,
 }
 DIGEST = "ab" * 32
@@ -49,13 +51,13 @@ def own_topic(template: str, party: Party) -> str:
         "<to>": CUSTODIAN.address if party.user == COORDINATOR.address else COORDINATOR.address,
         "<from>": party.user,
         "<digest>": DIGEST,
-        "<user>": OPERATOR.user,
+        "<user>": party.user if party.role in WRITERS["reader"] else OPERATOR.user,
     }
     return re.sub(r"<\w+>", lambda hole: values[hole.group()], template)
 
 
 def test_the_table_is_read_whole() -> None:
-    assert len(TABLE) == 24
+    assert len(TABLE) == 26
     assert {writer for _, writer, _, _ in TABLE} == set(WRITERS)
 
 
@@ -83,6 +85,7 @@ def test_every_topic_function_is_a_line_of_the_table() -> None:
     built += [topic("bonn", "rig-1") for topic in of_twins]
     built += [topics.desired_answer("bonn", "rig-1", "shift-1")]
     built += [topics.agent("bonn", "gateway-1", leaf) for leaf in ("availability", "status")]
+    built += [topics.query_request("bonn", "shift-1"), topics.query_response("bonn", "shift-1")]
     filters = {re.sub(r"<\w+>", "+", template) for template, *_ in TABLE}
     matched = {f for f in filters for topic in built if Topic(topic).matches(f)}
     assert matched == filters
@@ -125,11 +128,13 @@ def test_agent_may_ask_others_for_chunks_in_its_own_name_only() -> None:
     assert not may(AGENT, "write", of.fetch(COORDINATOR.address, OTHER_AGENT.user))
 
 
-def test_dashboard_sees_the_twins_of_its_sites_only_and_writes_nothing() -> None:
+def test_dashboard_sees_the_twins_of_its_sites_only_and_writes_only_its_own_questions() -> None:
     dashboard = next(p for p in PARTIES if p.role is BusRole.DASHBOARD)
     assert may(dashboard, "read", topics.twin_state("bonn", "rig-1"))
     assert not may(dashboard, "read", topics.twin_state("lyon", "rig-3"))
-    assert all(access == "read" for access, _ in rights(dashboard, TRUST))
+    writable = [topic_filter for access, topic_filter in rights(dashboard, TRUST) if access == "write"]
+    assert writable == [topics.query_request("bonn", dashboard.user)]
+    assert not may(dashboard, "read", topics.query_response("bonn", OPERATOR.user))
     assert not any("/learning/" in topic_filter for _, topic_filter in rights(dashboard, TRUST))
 
 

@@ -1,0 +1,42 @@
+"""uvicorn inside a service of ours: on a socket that is open before we say so, without its own signal handling."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from gemel.errors import ConfigError
+
+GRACE_S = 1  # for answers under way; live readers never end by themselves
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the host's (gemel/host/service.py)."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def served(app: FastAPI, host: str, port: int) -> AsyncIterator[int]:
+    """Serve for as long as the block lasts; yields the port. Raises ConfigError for one that is taken."""
+    config = uvicorn.Config(
+        app, lifespan="off", access_log=False, log_config=None, timeout_graceful_shutdown=GRACE_S, ws="none"
+    )
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ConfigError("settings", "api_port", f"a free port, which {host}:{port} is not ({error})") from error
+    with listener:
+        server = _Server(config)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(server.serve(sockets=[listener]), name="api")
+            try:
+                yield listener.getsockname()[1]
+            finally:
+                server.should_exit = True
