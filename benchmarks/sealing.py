@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import statistics
@@ -27,22 +26,34 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import tenseal as ts
 
+from benchmarks.digits import accuracy
 from gemel.errors import ConfigError
 from gemel.sealing.frames import OpenedSum
+from gemel.sealing.onetime.context import RoundContext
+from gemel.sealing.onetime.letters import KeyTotal, members_digest, parts_of, read_letter, sign_letter
+from gemel.sealing.onetime.opener import OneTimeOpener
+from gemel.sealing.onetime.plan import RING_DEGREE
+from gemel.sealing.onetime.sealer import OneTimeSealer
+from gemel.sealing.onetime.summer import OneTimeSummer
 from gemel.sealing.opener import Opener
 from gemel.sealing.packing import Integers, quantise
-from gemel.sealing.ports import SummerPort
+from gemel.sealing.ports import Member, SummerPort
+from gemel.sealing.schemes import sealer_of, summer_of
 from gemel.sealing.sealer import Sealer
 from gemel.sealing.summer import Summer
+from gemel.wire.boxes import box_key
 from gemel.wire.envelope import HEADER_BYTES
+from gemel.wire.identity import Identity
 from gemel.wire.messages import SealingPolicy
 from gemel.wire.tensors import Vector
+from gemel.wire.types import NO_ADDRESS, NO_DIGEST, sha256
 
 CLIP = 0.1
 CAP = 1000
@@ -87,9 +98,7 @@ class Sent(NamedTuple):
     """What one agent hands over."""
 
     body: bytes
-    values: Integers | Vector  # what a sum is compared with
-    beside_bytes: int = 0  # what travels beside the body
-    letters: tuple[bytes, ...] = ()
+    beside_bytes: int  # what travels beside the body
 
 
 class Scheme(Protocol):
@@ -100,7 +109,7 @@ class Scheme(Protocol):
     fetched_bytes: int  # by each agent, once a round
 
     def seal(self, agent: int, update: Vector) -> Sent:
-        """What an agent does; `values` are filled in by `expected`."""
+        """What an agent does."""
         ...
 
     def expected(self, update: Vector) -> Integers | Vector:
@@ -134,7 +143,7 @@ class Packed:
 
     def seal(self, agent: int, update: Vector) -> Sent:  # noqa: ARG002  only one-time keys ask who seals
         """See Scheme."""
-        return Sent(self._sealer.seal(update, CAP, self._zeros).body, self._zeros, HEADER_BYTES)
+        return Sent(self._sealer.seal(update, CAP, self._zeros).body, HEADER_BYTES)
 
     def expected(self, update: Vector) -> Integers:
         """See Scheme."""
@@ -148,6 +157,66 @@ class Packed:
         """See Scheme."""
         opened = self._opener.open(self._summer.sum(), contributors)
         return OpenedSum.parse(opened, self._policy, self._size.parameters).sums
+
+
+class OneTime:
+    """One-time keys with shares to three custodians. Opening is two custodians' work on letters, and the sum's."""
+
+    name = "one-time-keys"
+
+    def __init__(self, size: Size, bits: int) -> None:
+        """One round: agents and custodians are made as they are needed."""
+        self.bits = bits
+        self._size = size
+        self._policy = SealingPolicy("one-time-keys", bits, CLIP, size.contributors, CAP)
+        self._secrets = [bytes([number]) * 32 for number in (1, 2, 3)]
+        self._facts = round_context(size.parameters, self._secrets)
+        self._context = self._facts.pack()
+        self.fetched_bytes = len(self._context)
+        self._summer = OneTimeSummer(self._context, self._policy, size.parameters)
+        self._zeros = np.zeros(size.parameters, np.float32)
+        self._members: list[Member] = []
+        self._letters: list[tuple[bytes, ...]] = []
+
+    def seal(self, agent: int, update: Vector) -> Sent:
+        """See Scheme. Signing the letters is part of it."""
+        identity = Identity((agent + 1).to_bytes(32, "big"))
+        sealer = OneTimeSealer(self._context, self._policy, self._size.parameters, identity.address)
+        sealed = sealer.seal(update, CAP, self._zeros)
+        letters = tuple(sign_letter(letter, identity, self._facts) for letter in sealed.letters)
+        self._members.append(Member(identity.address, sha256(sealed.body)))
+        self._letters.append(letters)
+        return Sent(sealed.body, HEADER_BYTES + sum(map(len, letters)))
+
+    def expected(self, update: Vector) -> Integers:
+        """See Scheme."""
+        return quantise(update, self._zeros, clip=CLIP, bits=self.bits, share=1.0).values
+
+    def add(self, sent: Sent) -> None:
+        """See Scheme."""
+        self._summer.add(sent.body)
+
+    def open(self, contributors: int) -> Integers:
+        """See Scheme."""
+        key_sum = OneTimeOpener.from_totals(self._context, self._policy, [self._total(0), self._total(1)])
+        opened = key_sum.open(self._summer.sum(), contributors)
+        return OpenedSum.parse(opened, self._policy, self._size.parameters).sums
+
+    def _total(self, index: int) -> bytes:
+        """What one custodian gives out. Two agents are below its minimum, so that row sums the shares itself."""
+        shares = [read_letter(letters[index], self._facts, index, self._secrets[index]) for letters in self._letters]
+        parts = {part: sum((share.parts[part] for share in shares), NO_PART) for part in parts_of(index, 3)}
+        count, members = len(self._members), members_digest(self._members)
+        return KeyTotal(index, 3, count, self._facts.digest, members, parts).pack()
+
+
+NO_PART = np.zeros(RING_DEGREE, np.uint16)
+
+
+def round_context(parameters: int, secrets: Sequence[bytes]) -> RoundContext:
+    """A round's facts, with custodians who have these secrets."""
+    keys = tuple(box_key(secret) for secret in secrets)
+    return RoundContext(31337, "0x" + "ab" * 20, NO_DIGEST, 1, NO_DIGEST, NO_DIGEST, parameters, keys)
 
 
 class NVFlare:
@@ -170,7 +239,7 @@ class NVFlare:
     def seal(self, agent: int, update: Vector) -> Sent:  # noqa: ARG002  as above
         """See Scheme."""
         body = ts.ckks_vector(self._context, update.astype(np.float64)).serialize()
-        return Sent(bytes(body), update, self._beside)
+        return Sent(bytes(body), self._beside)
 
     def expected(self, update: Vector) -> Vector:
         """See Scheme."""
@@ -196,15 +265,15 @@ def measure(scheme: Scheme, size: Size, agents: int) -> dict[str, Any]:
     seal_ms: list[float] = []
     add_ms: list[float] = []
     open_ms: list[float] = []
-    due = np.zeros(size.parameters, np.int64 if scheme.bits < 32 else np.float64)
+    due = np.zeros(size.parameters)  # integers below 2^53 are exact in it
     body_bytes = beside_bytes = 0
     for agent in range(agents):
         update = update_of(agent, size.parameters)
-        sent = timed(lambda agent=agent, update=update: scheme.seal(agent, update), seal_ms)  # type: ignore[misc]  # bound now
-        due += scheme.expected(update)
-        timed(lambda sent=sent: scheme.add(sent), add_ms)  # type: ignore[misc]  # bound now
+        sent = timed(partial(scheme.seal, agent, update), seal_ms)
+        due = due + scheme.expected(update)
+        timed(partial(scheme.add, sent), add_ms)
         body_bytes, beside_bytes = len(sent.body), sent.beside_bytes
-    opened = timed(lambda: scheme.open(agents), open_ms)
+    opened = timed(partial(scheme.open, agents), open_ms)
     error = float(np.abs(opened - due).max())
     every_byte = body_bytes + beside_bytes + scheme.fetched_bytes
     return {
@@ -236,7 +305,7 @@ def plain_row(size: Size) -> dict[str, Any]:
 
     for agent in range(PLAIN_SAMPLES + 1):
         update = update_of(agent, size.parameters)  # another one each time, as a coordinator gets them
-        timed(lambda update=update: add(update), add_ms)  # type: ignore[misc]  # bound now
+        timed(partial(add, update), add_ms)
     return {
         "scheme": "numpy-fedavg",
         "bits": 32,
@@ -250,7 +319,8 @@ def plain_row(size: Size) -> dict[str, Any]:
 def schemes(size: Size) -> Iterator[Callable[[], Scheme]]:
     """What is measured at a size, each made only when its turn comes."""
     for bits in (4, 8):
-        yield lambda bits=bits: Packed(size, bits)  # type: ignore[misc]  # bound now
+        yield partial(Packed, size, bits)
+        yield partial(OneTime, size, bits)
 
 
 def rows_of(size: Size) -> Iterator[dict[str, Any]]:
@@ -287,14 +357,17 @@ class Spool:
 
     def summer(self) -> SummerPort:
         """A fresh summer for this round."""
-        return Summer((self.folder / "context").read_bytes(), self.policy, MEMORY_PARAMETERS)
+        return summer_of((self.folder / "context").read_bytes(), self.policy, MEMORY_PARAMETERS)
 
     def fill(self) -> None:
         """Seal the one body."""
-        opener = Opener.create(self.policy, MEMORY_PARAMETERS)
-        (self.folder / "context").write_bytes(opener.public_context())
+        if self.scheme == "one-time-keys":
+            context = round_context(MEMORY_PARAMETERS, [bytes([1]) * 32]).pack()
+        else:
+            context = Opener.create(self.policy, MEMORY_PARAMETERS).public_context()
+        (self.folder / "context").write_bytes(context)
         zeros = np.zeros(MEMORY_PARAMETERS, np.float32)
-        sealer = Sealer(opener.public_context(), self.policy, MEMORY_PARAMETERS)
+        sealer = sealer_of(context, self.policy, MEMORY_PARAMETERS, NO_ADDRESS)
         (self.folder / "body").write_bytes(sealer.seal(update_of(0, MEMORY_PARAMETERS), CAP, zeros).body)
 
 
@@ -385,101 +458,6 @@ def claims(rows: Sequence[dict[str, Any]], memory: Sequence[dict[str, Any]]) -> 
     return result
 
 
-# --- accuracy -------------------------------------------------------------------------------------
-
-ROUNDS, AGENTS, HIDDEN, EPOCHS, BATCH, RATE = 30, 10, 32, 2, 16, 0.1
-Network = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
-
-def train(flat: Vector, inputs: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Vector:
-    """Some epochs of plain gradient descent on a network 64-32-10; the change of its parameters."""
-    w1, b1, w2, b2 = (part.copy() for part in parts_of(flat))
-    for _ in range(EPOCHS):
-        order = rng.permutation(len(inputs))
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            hidden = np.maximum(inputs[rows] @ w1 + b1, 0)
-            scores = hidden @ w2 + b2
-            chances = np.exp(scores - scores.max(axis=1, keepdims=True))
-            chances /= chances.sum(axis=1, keepdims=True)
-            chances[np.arange(len(rows)), labels[rows]] -= 1
-            slope = chances / len(rows)
-            back = (slope @ w2.T) * (hidden > 0)
-            w2 -= RATE * hidden.T @ slope
-            b2 -= RATE * slope.sum(axis=0)
-            w1 -= RATE * inputs[rows].T @ back
-            b1 -= RATE * back.sum(axis=0)
-    trained = np.concatenate([part.reshape(-1) for part in (w1, b1, w2, b2)])
-    return (trained - flat).astype(np.float32)
-
-
-def parts_of(flat: Vector) -> Network:
-    """The network's four tensors, as views."""
-    first, second = 64 * HIDDEN, 64 * HIDDEN + HIDDEN
-    third = second + HIDDEN * 10
-    return (
-        flat[:first].reshape(64, HIDDEN),
-        flat[first:second],
-        flat[second:third].reshape(HIDDEN, 10),
-        flat[third:],
-    )
-
-
-def federate(seed: int, bits: int | None) -> float:
-    """Test accuracy of FedAvg over ten agents with skewed labels; `bits` None sends float32.
-
-    The same seed splits, starts and shuffles the same way, so that two runs differ in rounding alone.
-    """
-    from sklearn.datasets import load_digits  # noqa: PLC0415  only this part needs it
-
-    digits = load_digits()
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(digits.target))
-    inputs, labels = (digits.data[order] / 16).astype(np.float32), digits.target[order]
-    test_inputs, test_labels = inputs[:450], labels[:450]
-    owner = np.argsort(labels[450:] + rng.normal(0, 3, len(labels) - 450))  # neighbours share digits
-    shards = [450 + rows for rows in np.array_split(owner, AGENTS)]
-    flat = np.concatenate(
-        [rng.standard_normal(64 * HIDDEN) / 8, np.zeros(HIDDEN), rng.standard_normal(HIDDEN * 10) / 6, np.zeros(10)]
-    ).astype(np.float32)
-    residuals = [np.zeros_like(flat) for _ in shards]
-    clip = 0.25
-    for round_ in range(ROUNDS):
-        total = np.zeros(flat.size)
-        for agent, rows in enumerate(shards):
-            shuffle = np.random.default_rng([seed, round_, agent])
-            update = train(flat, inputs[rows], labels[rows], shuffle)
-            if bits is not None:
-                rounded = quantise(update, residuals[agent], clip=clip, bits=bits, share=1.0)
-                residuals[agent] = rounded.residual
-                update = (rounded.values * (clip / (2 ** (bits - 1) - 1))).astype(np.float32)
-            total += update
-        flat = (flat + total / AGENTS).astype(np.float32)
-    w1, b1, w2, b2 = parts_of(flat)
-    return float(((np.maximum(test_inputs @ w1 + b1, 0) @ w2 + b2).argmax(axis=1) == test_labels).mean())
-
-
-def accuracy(seeds: int, bits: int) -> dict[str, Any]:
-    """Rounded against float32, paired by seed: the mean difference in points and its 95 % interval (Student's t)."""
-    from scipy.stats import t  # noqa: PLC0415  as above
-
-    plain = [federate(seed, None) for seed in range(seeds)]
-    rounded = [federate(seed, bits) for seed in range(seeds)]
-    differences = [100 * (ours - theirs) for ours, theirs in zip(rounded, plain, strict=True)]
-    mean = statistics.mean(differences)
-    half = float(t.ppf(0.975, seeds - 1)) * statistics.stdev(differences) / math.sqrt(seeds)
-    return {
-        "task": f"sklearn digits, 64-{HIDDEN}-10, {AGENTS} agents, skewed labels, {ROUNDS} rounds, error feedback",
-        "bits": bits,
-        "seeds": seeds,
-        "float32_percent": round(100 * statistics.mean(plain), 3),
-        "rounded_percent": round(100 * statistics.mean(rounded), 3),
-        "difference_points": round(mean, 3),
-        "interval_95": [round(mean - half, 3), round(mean + half, 3)],
-        "excludes_a_loss_of_one_point": mean - half > -1,
-    }
-
-
 # --- the command ------------------------------------------------------------------------------------
 
 
@@ -501,7 +479,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     began, out = time.perf_counter(), os.dup(1)
     os.dup2(2, 1)  # TenSEAL writes warnings to standard output, from C++
     rows = [row for size in options.sizes for row in rows_of(Size.parse(size))]
-    memory = [] if options.skip_memory else [memory_row("bfv-packed", bits) for bits in (4, 8)]
+    memory = (
+        []
+        if options.skip_memory
+        else [memory_row(scheme, bits) for scheme in ("bfv-packed", "one-time-keys") for bits in (4, 8)]
+    )
     result: dict[str, Any] = {
         "benchmark": "sealing",
         "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
