@@ -2,8 +2,8 @@
 
 A key's 2048 coefficients are kept modulo 2^16. One custodian gets them whole. For three they are divided into three
 parts that add up to the key, parts 0 and 1 expanded from 32-byte seeds; custodian j gets all parts but part j. One
-custodian's two parts say nothing about the third; any two custodians hold all three, and each part is held twice, so
-that a false total of an honest key shows.
+custodian's two parts say nothing about the third; any two custodians hold all three. Each part is held twice, so that
+with all three totals a false one shows; with two of them it shows when the sum does not open.
 
     letter  magic b"GKLT", version 1, custodian u8, custodians u8, reserved u8 | context 32 | agent 20 | update 32
             | sealed box (libsodium) of: SHA-256 of the fields before, the parts in order | signature 65

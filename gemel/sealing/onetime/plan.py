@@ -24,7 +24,7 @@ from gemel.wire.messages import SealingPolicy
 RING_DEGREE = 2048
 MODULUS = 18014398509404161  # the prime that SEAL picks for degree 2048 and 54 bits: its 128-bit level
 MODULUS_BITS = 54
-SIGMA = 6.4  # of keys and errors: twice SEAL's, so that the sum of the keys may be known (decision 0008)
+SIGMA = 6.4  # of keys and errors: twice SEAL's, so that the sum of the keys may be known (decision 0009)
 SUM_WORD_BYTES = 7  # whole coefficients
 _WORD_BYTES = (7, 6, 5)  # 4 would round off more bits than stay exact with more than one lane
 _MAX_LANES = 12
