@@ -16,8 +16,13 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(max_size=40)
 compares = st.sampled_from(["==", "!=", ">=", "<=", ">", "<"])
 OPERATORS = {
-    "==": float.__eq__, "!=": float.__ne__, ">=": float.__ge__, "<=": float.__le__, ">": float.__gt__, "<": float.__lt__
-}  # fmt: skip
+    "==": float.__eq__,
+    "!=": float.__ne__,
+    ">=": float.__ge__,
+    "<=": float.__le__,
+    ">": float.__gt__,
+    "<": float.__lt__,
+}
 
 
 def twin(value: float | None, quality: Quality = Quality.GOOD, condition: str = "good") -> Twin:
@@ -38,10 +43,9 @@ def test_condition_that_is_written_is_read_again(address: str, compare: str, val
 def test_any_text_is_a_condition_or_refused(text: str) -> None:
     try:
         condition = parse(text)
-    except Malformed as refusal:
-        assert "TS1>40" in str(refusal) or "number" in str(refusal)
-    else:
-        assert parse(str(condition)) == condition
+    except Malformed:
+        return
+    assert parse(str(condition)) == condition
 
 
 @given(compares, numbers, numbers)
