@@ -1,25 +1,28 @@
-"""python -m validator --config FILE: recomputes, measures, votes. All wiring is here."""
+"""The validator's process. All wiring is here, and in validator/what_if_command.py.
+
+python -m validator --config FILE              recomputes, measures, votes
+python -m validator what-if --config FILE …    a twin's history through a candidate (docs/what-if.md)
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
+from importlib import import_module
+
+import typer
 
 from gemel.adapters.file_blobs import FileBlobs
 from gemel.exchange.model_pull import ModelPull
 from gemel.host.background import Background
-from gemel.host.chain_party import ChainPartySettings, follow_chain, open_chain_party
+from gemel.host.chain_party import follow_chain, open_chain_party
 from gemel.host.party import read_policy
 from gemel.host.service import Host, run_configured
 from gemel.host.workers import Workers
 from gemel.learning.task import load_task
 from validator.service import Validator
+from validator.settings import ValidatorSettings
 
-
-class ValidatorSettings(ChainPartySettings):
-    """State, trust, key and policy files, [bus], [chain]; the task, and a reference set that nobody else has."""
-
-    task: str
-    reference_file: Path
+WHAT_IF = "what-if"
 
 
 async def main(host: Host[ValidatorSettings]) -> None:
@@ -51,5 +54,15 @@ async def main(host: Host[ValidatorSettings]) -> None:
         await host.stopping.wait()
 
 
+def _what_if(arguments: list[str]) -> None:
+    """The command, imported only when it runs: the service needs nothing of it."""
+    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    command.command(WHAT_IF)(import_module("validator.what_if_command").what_if)
+    command(args=arguments, prog_name=f"python -m validator {WHAT_IF}")
+
+
 if __name__ == "__main__":
-    run_configured("validator", main, ValidatorSettings)
+    if sys.argv[1:2] == [WHAT_IF]:
+        _what_if(sys.argv[2:])
+    else:
+        run_configured("validator", main, ValidatorSettings)

@@ -1,0 +1,23 @@
+"""What a validator is told at start (TOML; see gemel/host/settings.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gemel.host.chain_party import ChainPartySettings
+from gemel.host.settings import Section
+
+
+class RegistrySection(Section):
+    """[registry]: where the plant's history is asked for, and the token that reads it. Only what-if needs it."""
+
+    url: str
+    token_file: Path | None = None
+
+
+class ValidatorSettings(ChainPartySettings):
+    """State, trust, key and policy files, [bus], [chain]; the task, and a reference set that nobody else has."""
+
+    task: str
+    reference_file: Path
+    registry: RegistrySection | None = None
