@@ -322,6 +322,23 @@ def test_agents_first_letter_stands_and_the_same_again_changes_nothing(played):
         custodian.receive(played.round.signed(0, played.round.seal(0))[0])
 
 
+@pytest.mark.parametrize("key", [b"\0" * 32, b"\1" + b"\0" * 31])
+def test_custodians_key_of_low_order_gets_no_letter(played, key):
+    """Libsodium would agree with everybody on one secret under such a key."""
+    context = played.round.context[:-32] + key
+    sealer = OneTimeSealer(context, played.round.policy, 5000, played.round.identities[0].address)
+    with pytest.raises(Malformed, match="no usable key"):
+        sealer.seal(played.round.zeros, 1, played.round.zeros)
+
+
+@pytest.mark.parametrize("point", [b"\0" * 32, b"\1" + b"\0" * 31, b"\xff" * 32])
+def test_box_with_a_point_of_low_order_is_refused_though_its_agent_signs_it(played, point):
+    letter = played.sealed[0].letters[0]
+    forged = letter[:92] + point + letter[124:]
+    with pytest.raises(Refused, match="does not open"):
+        played.round.custodian(0).receive(sign_letter(forged, played.round.identities[0], played.round.facts))
+
+
 def test_agent_signs_only_its_own_letters(played):
     with pytest.raises(ValueError, match="a letter of"):
         sign_letter(played.sealed[0].letters[0], played.round.identities[1], played.round.facts)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from nacl.exceptions import CryptoError
+from nacl.exceptions import RuntimeError as SodiumError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 from numpy.typing import NDArray
 
@@ -79,7 +80,7 @@ def divide(key: Integers, custodians: int, randomness: Randomness) -> list[bytes
 
 
 def write_letters(context: RoundContext, member: Member, key: Integers, randomness: Randomness) -> tuple[bytes, ...]:
-    """A letter for each custodian, still to be signed."""
+    """A letter for each custodian, still to be signed. Raises Malformed for a custodian's key that hides nothing."""
     count = len(context.custodians)
     parts = divide(key, count, randomness)
     letters = []
@@ -95,7 +96,10 @@ def write_letters(context: RoundContext, member: Member, key: Integers, randomne
             bytes.fromhex(member.update),
         )
         inside = hashlib.sha256(form).digest() + b"".join(parts[part] for part in parts_of(custodian, count))
-        letters.append(form + SealedBox(PublicKey(bytes.fromhex(box_key))).encrypt(inside))
+        try:
+            letters.append(form + SealedBox(PublicKey(bytes.fromhex(box_key))).encrypt(inside))
+        except SodiumError as error:  # a point of low order, under which anybody could open
+            raise Malformed("round context", f"custodian {custodian} has no usable key") from error
     return tuple(letters)
 
 
