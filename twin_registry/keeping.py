@@ -19,7 +19,7 @@ from gemel.wire.messages import decode, encode
 from gemel.wire.reasons import Reason
 
 _AVAILABILITY = {agent.ONLINE: "online", agent.OFFLINE: "offline"}
-AT_WORK = 500  # twins whose commit is awaited at a time; the bus's receive maximum may allow fewer
+AT_WORK = 1000  # twins whose commit is awaited at a time; the bus's receive maximum may allow fewer
 _log = structlog.get_logger("gemel.registry")
 
 

@@ -27,9 +27,9 @@ class KeepSection(Section):
 
 
 class RegistryBusSection(BusSection):
-    """[bus], with a wider window: what is under way at a time shares a commit."""
+    """[bus], with a wider window: one half shares a commit while the other comes in."""
 
-    receive_maximum: Annotated[int, Field(ge=1, le=65535)] = 256
+    receive_maximum: Annotated[int, Field(ge=1, le=65535)] = 512
 
 
 class RegistrySettings(ServiceSettings):

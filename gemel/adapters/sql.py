@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-MAX_BATCH = 500
+MAX_BATCH = 250
 
 T = TypeVar("T")
 Value = str | int | float | None

@@ -137,14 +137,13 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """A machine's latest revision."""
+    """A machine's latest revision. It is kept decoded: every update is compared with it."""
 
-    twin: int  # its number in the tables
+    machine: int  # its number in the tables
     revision: int
     sequence: int
     received_ms: int
-    version: int
-    document: bytes
+    twin: Twin
 
 
 class SqlTwins:
@@ -165,15 +164,13 @@ class SqlTwins:
         heads = await self._database.fetch(_LOAD)
         self._heads.load(
             {
-                (site, asset): _Head(
-                    twin, number, sequence, received_ms, from_json(document.encode()).version, document.encode()
-                )
-                for twin, site, asset, number, sequence, received_ms, document in heads
+                (site, asset): _Head(machine, number, sequence, received_ms, from_json(document.encode()))
+                for machine, site, asset, number, sequence, received_ms, document in heads
             }
         )
-        self._last_twin = max((head.twin for head in self._heads.committed.values()), default=0)
+        self._last_twin = max((head.machine for head in self._heads.committed.values()), default=0)
         self._sequence = max((head.sequence for head in self._heads.committed.values()), default=0)
-        self._uncounted = dict.fromkeys(head.twin for head in self._heads.committed.values())
+        self._uncounted = dict.fromkeys(head.machine for head in self._heads.committed.values())
         agents = await self._database.fetch("SELECT site, name, availability, status, received_ms FROM agents")
         self._agents.load(
             {
@@ -193,7 +190,7 @@ class SqlTwins:
     async def twins(self) -> Sequence[TwinEntry]:
         """As ports.TwinStore."""
         return [
-            TwinEntry(site, asset, head.version, head.received_ms)
+            TwinEntry(site, asset, head.twin.version, head.received_ms)
             for (site, asset), head in sorted(self._heads.committed.items(), key=lambda item: item[0])
         ]
 
@@ -246,7 +243,7 @@ class SqlTwins:
         head = self._heads.committed.get((site, asset))
         if head is None:
             return []
-        rows = await self._database.fetch(_REVISIONS + condition, head.twin, *values)
+        rows = await self._database.fetch(_REVISIONS + condition, head.machine, *values)
         return [
             TwinRevision(received_ms, from_json(document.encode()), number, sequence)
             for received_ms, document, number, sequence in rows
@@ -261,12 +258,12 @@ class SqlTwins:
             batch.add("INSERT INTO twins VALUES (?1, ?2, ?3)", self._last_twin, *key)
             previous, machine, revision = None, self._last_twin, 1
         else:
-            previous = from_json(head.document)
+            previous = head.twin
             if not supersedes(twin, previous):
                 return False
-            machine, revision, received_ms = head.twin, head.revision + 1, max(received_ms, head.received_ms)
+            machine, revision, received_ms = head.machine, head.revision + 1, max(received_ms, head.received_ms)
         self._sequence += 1
-        self._heads.plan(batch, key, _Head(machine, revision, self._sequence, received_ms, twin.version, document))
+        self._heads.plan(batch, key, _Head(machine, revision, self._sequence, received_ms, twin))
         batch.add(
             "INSERT INTO revisions VALUES (?1, ?2, ?3, ?4, ?5)",
             self._sequence,
@@ -285,7 +282,7 @@ class SqlTwins:
 
     async def put_samples(self, site: str, asset: str, samples: Mapping[str, Sequence[Sample]]) -> None:
         """As ports.TwinStore."""
-        machine = self._heads.committed[site, asset].twin
+        machine = self._heads.committed[site, asset].machine
         rows = [(name, sample) for name, found in samples.items() for sample in found]
         await self._commits.change(lambda batch: self._add_samples(batch, machine, rows))
 
@@ -299,7 +296,7 @@ class SqlTwins:
         rows = await self._database.fetch(
             "SELECT time_ms, value, quality FROM samples WHERE twin = ?1 AND time_ms >= ?2 AND time_ms < ?3"
             " AND property = ?4 ORDER BY time_ms LIMIT ?5",
-            head.twin,
+            head.machine,
             from_ms,
             to_ms,
             name,
@@ -318,11 +315,11 @@ class SqlTwins:
         from_ms = -(-from_ms // MINUTE_MS) * MINUTE_MS
         while head is not None and len(found) < limit:
             # Gaps are leapt over, and no more is gathered than a page can hold.
-            ((first_ms,),) = await self._database.fetch(_FIRST_MINUTE, head.twin, name, from_ms)
+            ((first_ms,),) = await self._database.fetch(_FIRST_MINUTE, head.machine, name, from_ms)
             if first_ms is None or first_ms >= to_ms:
                 break
             end_ms = min(to_ms, (first_ms // step_ms + limit - len(found)) * step_ms)
-            rows = await self._database.fetch(_BUCKETS, head.twin, name, step_ms, first_ms, end_ms)
+            rows = await self._database.fetch(_BUCKETS, head.machine, name, step_ms, first_ms, end_ms)
             found += [
                 Bucket(start_ms, int(count), low, total / int(count), high, latest)
                 for start_ms, count, low, total, high, latest in rows
@@ -447,8 +444,8 @@ class SqlTwins:
 
     def _plan_sweep(self, heads: Iterable[_Head], now_ms: int, batch: Batch) -> None:
         for head in heads:
-            batch.add(_OLD_SAMPLES, head.twin, now_ms - self._keep.samples_ms)
-            batch.add(_OLD_REVISIONS, head.twin, now_ms - self._keep.revisions_ms, head.revision)
+            batch.add(_OLD_SAMPLES, head.machine, now_ms - self._keep.samples_ms)
+            batch.add(_OLD_REVISIONS, head.machine, now_ms - self._keep.revisions_ms, head.revision)
 
     def _plan_count(self, machines: Iterable[int], now_ms: int, batch: Batch) -> None:
         for machine in machines:
@@ -458,7 +455,7 @@ class SqlTwins:
 
 
 def _standing(head: _Head) -> TwinRevision:
-    return TwinRevision(head.received_ms, from_json(head.document), head.revision, head.sequence)
+    return TwinRevision(head.received_ms, head.twin, head.revision, head.sequence)
 
 
 def _readings(previous: Twin | None, twin: Twin) -> Iterable[tuple[str, Sample]]:
