@@ -21,6 +21,7 @@ import asyncio
 import contextlib
 import getpass
 import json
+import logging
 import multiprocessing
 import os
 import platform
@@ -172,7 +173,7 @@ class Registry:
         began = time.perf_counter()
         with (self.folder / "log").open("ab") as log:
             command = [sys.executable, "-m", "twin_registry", "--config", str(self._config)]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            self._process = await asyncio.to_thread(subprocess.Popen, command, stdout=log, stderr=log)
         while time.perf_counter() - began < READY_S:
             with contextlib.suppress(OSError):
                 await self.get("/twins?limit=1")
@@ -486,6 +487,7 @@ def main() -> None:
     if arguments.relay:
         _bare_relay(arguments.relay, multiprocessing.SimpleQueue())
         return
+    logging.getLogger("mqtt").setLevel(logging.ERROR)  # aiomqtt warns of what is meant: many publishes under way
     found = asyncio.run(measure(QUICK if arguments.quick else Sizes(), arguments.only))
     sys.stdout.write(json.dumps(found, indent=None if arguments.json else 2) + "\n")
 
