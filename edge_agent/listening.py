@@ -49,7 +49,11 @@ class Listening:
         heard = self._hearing.hear(message.topic, message.payload, now_ms, monotonic_s)
         for decoded in heard.decoded:
             if decoded.fault is not None:
-                self._refuse(decoded.fault, message.topic)
+                self._metrics.reading(decoded.fault)
+                self._say(decoded.fault, message.topic)
+            for reading in decoded.readings:  # which the intake counts
+                if reading.fault is not None:
+                    self._say(reading.fault, message.topic)
             if decoded.asset == self._asset:
                 await self._twinning.take(decoded, now_ms, monotonic_s)
             else:
@@ -57,9 +61,8 @@ class Listening:
         if heard.command is not None:
             await self._send(heard.command)
 
-    def _refuse(self, fault: Fault, topic: str) -> None:
-        """Count it; the first of its kind is said aloud."""
-        self._metrics.reading(fault)
+    def _say(self, fault: Fault, topic: str) -> None:
+        """The first of its kind is said aloud."""
         if fault in self._seen:
             _log.debug("refused", topic=topic, fault=fault)
         else:

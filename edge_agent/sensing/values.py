@@ -19,6 +19,7 @@ ABSENT: Final = object()
 _LATEST_MS = 2**53
 _UNSAID: Final = (None, "", UNKNOWN, str(UNKNOWN))
 _NUMBER = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_DIGITS: Final = 12  # of a converted value: 158 degF is 70 degC, not 70.00000000000004
 _GOOD_CODE, _UNCERTAIN_CODE, _STALE_CODE = 192, 64, 500  # OPC's, and Sparkplug's for stale
 
 
@@ -82,6 +83,8 @@ def checked_number(
     if not -HUGE <= given <= HUGE:
         return None, Fault.HUGE
     value = given * line.factor + line.offset
+    if line != SAME:
+        value = float(f"{value:.{_DIGITS}g}")
     return value, None if minimum <= value <= maximum else Fault.OUT_OF_RANGE
 
 

@@ -9,6 +9,7 @@ import pint
 import pytest
 
 from edge_agent.sensing.units import COMMON, SAME, conversion
+from edge_agent.sensing.values import checked_number
 
 
 @pytest.mark.parametrize(
@@ -60,3 +61,8 @@ def test_common_units_do_not_load_pint() -> None:
 
 def test_unit_that_stays_is_not_calculated_with() -> None:
     assert conversion("m^2", "m^2") is SAME
+
+
+def test_a_converted_value_carries_no_noise_of_the_calculation() -> None:
+    assert checked_number(158, -20, 150, conversion("degF", "degC")) == (70.0, None)
+    assert checked_number(0.1 + 0.2, 0, 1) == (0.1 + 0.2, None)  # what is not converted is not touched
