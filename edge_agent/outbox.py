@@ -71,11 +71,14 @@ class Outbox:
             newest = connection.execute(
                 "SELECT document FROM revisions WHERE asset = ? ORDER BY number DESC LIMIT 1", (twin.asset,)
             ).fetchone()
-            if newest is None or newest[0] != document:
-                connection.execute(
-                    "INSERT INTO revisions (asset, at_ms, document) VALUES (?, ?, ?)", (twin.asset, at_ms, document)
-                )
-                self._make_room(connection)
+            if newest is not None and newest[0] == document:
+                return self.depth, self.dropped
+            connection.execute(
+                "INSERT INTO revisions (asset, at_ms, document) VALUES (?, ?, ?)", (twin.asset, at_ms, document)
+            )
+            if self.depth < self._capacity:
+                return self.depth + 1, self.dropped
+            self._make_room(connection)
             return _counts(connection)
 
         self.depth, self.dropped = await self._file.change(insert)
@@ -122,10 +125,8 @@ class Outbox:
         self.depth, self.dropped = await self._file.change(delete)
 
     def _make_room(self, connection: sqlite3.Connection) -> None:
-        depth, _ = _counts(connection)
-        if depth > self._capacity:
-            gone = connection.execute(_COARSEN, (depth // 2,)).rowcount
-            connection.execute("UPDATE dropped SET count = count + ?", (gone,))
+        gone = connection.execute(_COARSEN, (self._capacity // 2,)).rowcount
+        connection.execute("UPDATE dropped SET count = count + ?", (gone,))
 
 
 def _counts(connection: sqlite3.Connection) -> tuple[int, int]:
