@@ -44,7 +44,7 @@ MAX_SPAN_MS = 7 * 86_400_000  # 10,000 windows of a minute
 PATIENCE = Patience(request_s=5.0, give_up_s=5.0)  # somebody is waiting
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TOKEN = re.compile(rb"[!-~]+")  # as a header carries it
-_WHERE = "what-if"
+_NAME = "what-if"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +102,10 @@ def what_if(
     try:
         question = Question(site, asset, _moment(begin, "--from"), _moment(end, "--to"), candidate, inspections)
         settings = ValidatorSettings.load(config)
-        configure_logs(_WHERE, settings.log_format, "warning")
+        configure_logs(_NAME, settings.log_format, "warning")
         answer = asyncio.run(ask(settings, question))
     except GemelError as error:
-        typer.echo(f"{_WHERE}: {error}", err=True)
+        typer.echo(f"{_NAME}: {error}", err=True)
         raise typer.Exit(CANNOT) from error
     if json:
         typer.echo(msgspec.json.format(msgspec.json.encode(answer), indent=2))
@@ -117,7 +117,7 @@ async def ask(settings: ValidatorSettings, question: Question) -> WhatIf:
     """The answer. Raises GemelError: whatever is missing, away or refused, in one line."""
     _check(question)
     if settings.registry is None:
-        raise ConfigError(_WHERE, "registry.url", "required: where the plant's history is asked for")
+        raise ConfigError("settings", "registry.url", "required: where the plant's history is asked for")
     task = load_task(settings.task)
     inspections = _inspections(question, task)
     models = await _models(settings, question.candidate)
@@ -142,7 +142,7 @@ async def ask(settings: ValidatorSettings, question: Question) -> WhatIf:
 def _moment(text: str, option: str) -> Millis:
     time_ms = time_ms_of(text)
     if time_ms is None:
-        raise ConfigError(_WHERE, option, f"ISO 8601 (UTC where it names no zone) or ms since 1970, not {text!r}")
+        raise ConfigError(option, repr(text), "ISO 8601 (UTC where it names no zone) or ms since 1970")
     return time_ms
 
 
@@ -150,7 +150,9 @@ def _check(question: Question) -> None:
     topics.name(question.site, "--site")
     topics.name(question.asset, "--asset")
     if not 0 < question.to_ms - question.from_ms <= MAX_SPAN_MS:
-        raise ConfigError(_WHERE, "--to", f"after --from, and at most {MAX_SPAN_MS // 86_400_000} days")
+        raise ConfigError(
+            "--to", _shown(question.to_ms), f"after --from, by at most {MAX_SPAN_MS // 86_400_000} days"
+        )
 
 
 def _inspections(question: Question, task: Task) -> Sequence[Inspection]:
@@ -172,7 +174,7 @@ async def _models(settings: ValidatorSettings, named: str | None) -> Models:
     ) as chain:
         standing = await chain.task(trust.task)
         if standing.model == NO_DIGEST:
-            raise ConfigError(_WHERE, "task", f"no model of {trust.task} is in use yet")
+            raise ConfigError("chain", trust.task, "a task with a model in use; it has none yet")
         if named is None:
             named = await _voted_on(chain, trust.task, standing.last_round)
     in_use = await _blob(blobs, standing.model)
@@ -180,7 +182,7 @@ async def _models(settings: ValidatorSettings, named: str | None) -> Models:
     try:
         tensors.from_bytes(candidate, task.manifest)
     except Malformed as error:
-        raise ConfigError(_WHERE, "--candidate", f"a model of {settings.task} ({error})") from error
+        raise ConfigError("--candidate", named, f"a model of {settings.task} ({error})") from error
     return Models(
         in_use,
         candidate,
@@ -193,7 +195,7 @@ async def _voted_on(chain: Chain, task: str, round_: int) -> Digest:
     record = await chain.round(task, round_)
     if record.state is not RoundState.MEASURED:
         said = f"round {round_} is {record.state.name.lower()}, so nothing is voted on"
-        raise ConfigError(_WHERE, "--candidate", f"a digest or a file: {said}")
+        raise ConfigError("--candidate", "required", f"a digest or a file ({said})")
     return record.model
 
 
@@ -201,7 +203,7 @@ async def _blob(blobs: Blobs, digest: Digest) -> bytes:
     try:
         return await blobs.get(digest)
     except KeyError:
-        raise ConfigError(_WHERE, "state_dir", f"where the validator keeps model {digest}; it is not there") from None
+        raise ConfigError("blobs", digest, "a model that this validator has") from None
 
 
 # --- the history ----------------------------------------------------------------------------------
@@ -215,7 +217,7 @@ async def _replay(
     async with PlantHistory(registry.url, _token(registry)) as history:
         now = await history.twin(site, asset)
         if now is None:
-            raise ConfigError(_WHERE, "--asset", f"a twin that the registry knows; {site}/{asset} is none")
+            raise ConfigError("--asset", f"{site}/{asset}", "a twin that the registry knows")
         _check_units(task, now)
         stood = await history.twin(site, asset, question.from_ms)
         replay = Replay(shape_of(task), inspections)
@@ -224,7 +226,9 @@ async def _replay(
             replay.take(reading)
     replayed = replay.finish()
     if not replayed.windows:
-        raise ConfigError(_WHERE, "--from, --to", _why_nothing(f"{site}/{asset}", question, task, replayed))
+        machine = f"{site}/{asset}"
+        time = f"{_shown(question.from_ms)} to {_shown(question.to_ms)}"
+        raise ConfigError(machine, time, _why_nothing(task, replayed))
     return stood or blank(site, asset), replayed
 
 
@@ -232,18 +236,16 @@ def _check_units(task: Task, twin: Twin) -> None:
     for column in task.inputs:
         known = twin.properties.get(column.name)
         if known is not None and known.unit != column.unit:
-            raise ConfigError(
-                _WHERE, "--asset", f"one with {column.name} in {column.unit}, as the task reads it, not {known.unit}"
-            )
+            wanted = f"{column.name} in {column.unit}, as the task reads it, not {known.unit}"
+            raise ConfigError("--asset", f"{twin.site}/{twin.asset}", wanted)
 
 
-def _why_nothing(machine: str, question: Question, task: Task, replayed: Replayed) -> str:
-    span = " to ".join(_shown(time_ms) for time_ms in (question.from_ms, question.to_ms))
+def _why_nothing(task: Task, replayed: Replayed) -> str:
     if not replayed.readings:
-        return f"a time with history: the registry has none of {machine} from {span}"
+        return "a time with history; the registry has none of it"
     missing = [column.name for column in task.inputs if column.name not in replayed.latest]
-    why = f"no usable reading of {', '.join(missing)}" if missing else f"{replayed.dropped} dropped for gaps"
-    return f"a time with a whole window of {task.window_s} s: {machine} has none from {span} ({why})"
+    why = f"no usable reading of {', '.join(missing)}" if missing else f"{replayed.dropped} dropped for their gaps"
+    return f"a time with a whole window of {task.window_s} s ({why})"
 
 
 def _shown(time_ms: Millis) -> str:
