@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+# Test files run side by side in so many processes.
+WORKERS ?= 2
 
 BIN   := $(VENV)/bin
 PIP   := $(BIN)/pip --disable-pip-version-check -qq
@@ -30,7 +32,7 @@ demo: $(USER_STAMP)  ## Run the demo plant: ARGS="--rounds 3 --seed 1" are hande
 
 test: lint  ## Lint, types, import rules, then all tests. ARGS are handed to pytest.
 	@echo "==> pytest"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 chaos: $(DEV_STAMP)  ## Kill services in the middle of rounds; minutes, so not part of `make test`.
 	@$(BIN)/python -m pytest tests/chaos $(ARGS)
