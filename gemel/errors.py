@@ -20,10 +20,22 @@ so that metrics and receipts need not parse text.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 
 class GemelError(Exception):
     """Base of everything this project raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker process raises them too. Pickle's own way calls __init__ with the finished message, which fails
+        # for every class that builds it from values, and the caller would hear of a worker that died instead.
+        return _revived, (type(self), self.args, self.__dict__)
+
+
+def _revived(kind: type[GemelError], args: tuple[object, ...], attributes: dict[str, object]) -> GemelError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class ConfigError(GemelError):

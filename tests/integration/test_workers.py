@@ -8,11 +8,16 @@ import signal
 
 import pytest
 
+from gemel.errors import Malformed
 from gemel.host.workers import WorkerDied, Workers
 
 
 def divide(a: int, *, by: int) -> float:
     return a / by
+
+
+def refuse() -> None:
+    raise Malformed("model", "a tensor is missing")
 
 
 def die() -> None:
@@ -26,6 +31,15 @@ async def test_results_and_exceptions_come_back_from_another_process() -> None:
         assert await workers.run(os.getenv, "OMP_NUM_THREADS") == "1"
         with pytest.raises(ZeroDivisionError):
             await workers.run(divide, 1, by=0)
+
+
+async def test_typed_error_comes_back_as_itself_and_the_worker_lives_on() -> None:
+    async with Workers() as workers:
+        worker = await workers.run(os.getpid)
+        with pytest.raises(Malformed, match="malformed model: a tensor is missing") as caught:
+            await workers.run(refuse)
+        assert (caught.value.what, caught.value.detail) == ("model", "a tensor is missing")
+        assert await workers.run(os.getpid) == worker
 
 
 async def test_death_loses_the_calls_that_ran_and_the_next_one_works() -> None:

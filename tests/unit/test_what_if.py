@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from gemel.errors import ConfigError, Malformed
 from gemel.learning.task import UNKNOWN
@@ -16,7 +18,8 @@ from gemel.wire import tensors
 from gemel.wire.messages import TrainingPlan
 from tests.support.tiny_task import HEADS, INPUTS, WINDOW_S, sample_windows, task
 from validator.inspections import read_inspections, time_ms_of
-from validator.what_if import Reading, Replay, Replayed, compare, compare_bytes, fork, shape_of
+from validator.what_if import Comparison, Reading, Replay, Replayed, compare, compare_bytes, fork, shape_of
+from validator.what_if_tables import show
 
 NAMES = tuple(column.name for column in INPUTS)
 CYCLE_MS = WINDOW_S * 1000
@@ -197,3 +200,30 @@ def test_text_is_a_time_from_1970_on_or_none(text: str) -> None:
 
 def test_time_without_a_zone_is_utc() -> None:
     assert time_ms_of("2023-11-14T22:13:20") == time_ms_of("2023-11-14T23:13:20+01:00") == START_MS
+
+
+# --- for people -----------------------------------------------------------------------------------
+
+
+def shown(compared: Comparison, *, everything: bool) -> list[str]:
+    console = Console(width=140, file=StringIO())
+    show(compared, "aa" * 32, "bb" * 32, console, everything=everything)
+    return console.file.getvalue().splitlines()
+
+
+def test_table_shows_where_the_models_differ_and_how_far_they_agree() -> None:
+    compared = compare(task, replay(readings(WINDOWS.inputs), inspected(WINDOWS.labels)), UNTRAINED, TRAINED)
+    parted = sum(not pair.agree for window in compared.windows for pair in window.heads.values())
+    lines = shown(compared, everything=False)
+    assert lines[:2] == [f"in use     {'aa' * 32}", f"candidate  {'bb' * 32}"]
+    assert sum("2023-11-14 22:" in line for line in lines) == parted
+    assert sum("2023-11-14 22:" in line for line in shown(compared, everything=True)) == 2 * len(WINDOWS)
+    pump = compared.heads["pump"]
+    assert any(f"{pump.agree} of 20" in line and f"{pump.candidate_right} of 20" in line for line in lines)
+    assert f"20 windows, {compared.differing} on which the models differ" in lines
+
+
+def test_table_without_inspections_claims_nothing_about_who_is_right() -> None:
+    lines = shown(compare(task, replay(readings(WINDOWS.inputs)), UNTRAINED, TRAINED), everything=False)
+    (pump,) = [line.split() for line in lines if line.strip().startswith("pump") and "of 20" in line]
+    assert pump[4:6] == ["-", "-"]
