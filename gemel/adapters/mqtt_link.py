@@ -9,6 +9,7 @@ tests/contract/test_bus.py holds it. See docs/decisions/0002-acknowledge-after-e
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import ssl
 import zlib
@@ -51,6 +52,7 @@ class Incoming:
     correlation: bytes | None
 
 
+@functools.cache
 def subscription_id(topic_filter: str) -> int:
     """The identifier a subscription goes by at the broker: the same after a restart, as the session lives on."""
     return zlib.crc32(topic_filter.encode()) % 268_435_455 + 1

@@ -47,6 +47,10 @@ class Batch:
         """Statements run in the order in which each was first added; so rows of two tables must not need another."""
         self._rows.setdefault(statement, []).append(values)
 
+    def rows(self, statement: str) -> list[Row]:
+        """The statement's rows so far, to be added to: for many of them at once."""
+        return self._rows.setdefault(statement, [])
+
     def when_ended(self, tell: Callable[[bool], None]) -> None:
         """`tell(committed)` is called after the transaction."""
         self._ended.append(tell)
@@ -54,7 +58,7 @@ class Batch:
     @property
     def writes(self) -> Sequence[Write]:
         """Everything that was added."""
-        return [Write(statement, rows) for statement, rows in self._rows.items()]
+        return [Write(statement, rows) for statement, rows in self._rows.items() if rows]
 
     def end(self, *, committed: bool) -> None:
         """Tell those who want to know."""
