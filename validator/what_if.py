@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -23,6 +24,7 @@ from gemel.wire import tensors
 from gemel.wire.tensors import Model
 from gemel.wire.types import Count, Millis
 
+MAX_FILL: Final = 3  # readings: what an agent fills where its settings say nothing
 Inspection = tuple[Millis, tuple[int, ...]]  # the end of a cycle, and the class number of each head
 
 
@@ -88,9 +90,9 @@ class Replay:
         self._unmatched += collected.unmatched
 
 
-def shape_of(task: Task) -> Shape:
-    """The windows that the task's models read."""
-    return Shape(tuple(column.name for column in task.inputs), task.window_s)
+def shape_of(task: Task, max_fill: int = MAX_FILL) -> Shape:
+    """The windows that the task's models read; gaps of at most `max_fill` readings are filled."""
+    return Shape(tuple(column.name for column in task.inputs), task.window_s, max_fill=max_fill)
 
 
 class Answer(msgspec.Struct, frozen=True):

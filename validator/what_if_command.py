@@ -36,7 +36,7 @@ from gemel.wire.types import NO_DIGEST, Digest, Millis, sha256
 from validator.inspections import read_inspections, time_ms_of
 from validator.plant_history import PlantHistory
 from validator.settings import RegistrySection, ValidatorSettings
-from validator.what_if import Comparison, Fork, Inspection, Replay, Replayed, compare_bytes, fork, shape_of
+from validator.what_if import MAX_FILL, Comparison, Fork, Inspection, Replay, Replayed, compare_bytes, fork, shape_of
 from validator.what_if_tables import show
 
 CANNOT = 2  # exit status: one line on stderr says why
@@ -49,14 +49,18 @@ _NAME = "what-if"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What was asked: whose history, from when to before when, through which candidate (None: the one on chain)."""
+    """What was asked: whose history, from when to before when, through which candidate (None: the one on chain).
+
+    `max_fill`: the longest gap, in readings, that does not cost its window.
+    """
 
     site: str
     asset: str
     from_ms: Millis
     to_ms: Millis
     candidate: str | None
-    inspections: Path | None
+    inspections: Path | None = None
+    max_fill: int = MAX_FILL
 
 
 class WhatIf(msgspec.Struct, frozen=True):
@@ -95,12 +99,16 @@ def what_if(
     inspections: Annotated[
         Path | None, typer.Option(metavar="CSV", help="What inspections found: time and the class of each head.")
     ] = None,
+    max_fill: Annotated[
+        int, typer.Option(min=0, metavar="READINGS", help="The longest gap that is filled; the agent's max_fill_s.")
+    ] = MAX_FILL,
     everything: Annotated[bool, typer.Option("--all", help="Show windows on which both agree, too.")] = False,
     json: Annotated[bool, typer.Option("--json", help="All of it as JSON.")] = False,
 ) -> None:
     """Replay a twin's stored history through a candidate model, beside the model in use."""
     try:
-        question = Question(site, asset, _moment(begin, "--from"), _moment(end, "--to"), candidate, inspections)
+        moments = _moment(begin, "--from"), _moment(end, "--to")
+        question = Question(site, asset, *moments, candidate, inspections, max_fill)
         settings = ValidatorSettings.load(config)
         configure_logs(_NAME, settings.log_format, "warning")
         answer = asyncio.run(ask(settings, question))
@@ -220,7 +228,7 @@ async def _replay(
             raise ConfigError("--asset", f"{site}/{asset}", "a twin that the registry knows")
         _check_units(task, now)
         stood = await history.twin(site, asset, question.from_ms)
-        replay = Replay(shape_of(task), inspections)
+        replay = Replay(shape_of(task, question.max_fill), inspections)
         span = {"from_ms": question.from_ms, "to_ms": question.to_ms}
         async for reading in history.readings(site, asset, names, **span):
             replay.take(reading)

@@ -114,6 +114,16 @@ def test_long_gap_costs_its_window_and_a_short_one_is_filled_and_counted() -> No
     assert compared.windows[2].start_ms == START_MS + 3 * CYCLE_MS
 
 
+def test_longer_gap_is_filled_where_that_is_asked_for() -> None:
+    history = readings(WINDOWS.inputs[:2])
+    del history[1:5]
+    for max_fill, windows in ((3, 1), (4, 2)):
+        replaying = Replay(shape_of(task, max_fill))
+        for reading in history:
+            replaying.take(reading)
+        assert len(replaying.finish().windows) == windows
+
+
 def test_unknown_label_counts_for_neither_model() -> None:
     compared = compare(
         task,
