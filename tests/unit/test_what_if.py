@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -19,6 +21,7 @@ from gemel.wire.messages import TrainingPlan
 from tests.support.tiny_task import HEADS, INPUTS, WINDOW_S, sample_windows, task
 from validator.inspections import read_inspections, time_ms_of
 from validator.what_if import Comparison, Reading, Replay, Replayed, compare, compare_bytes, fork, shape_of
+from validator.what_if_command import what_if
 from validator.what_if_tables import show
 
 NAMES = tuple(column.name for column in INPUTS)
@@ -237,3 +240,12 @@ def test_table_without_inspections_claims_nothing_about_who_is_right() -> None:
     lines = shown(compare(task, replay(readings(WINDOWS.inputs)), UNTRAINED, TRAINED), everything=False)
     (pump,) = [line.split() for line in lines if line.strip().startswith("pump") and "of 20" in line]
     assert pump[4:6] == ["-", "-"]
+
+
+def test_page_names_every_option_of_the_command_and_no_other() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "what-if.md").read_text()
+    app = typer.Typer(add_completion=False)
+    app.command()(what_if)
+    known = {name for option in typer.main.get_command(app).params for name in option.opts}
+    named = set(re.findall(r"--[a-z][a-z-]+", page))
+    assert known - {"--config", "--site", "--asset"} <= named <= known
