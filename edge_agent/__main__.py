@@ -1,7 +1,7 @@
 """The edge agent's process. All wiring is here.
 
 edge-agent run --config agent.toml
-edge-agent import-history --config agent.toml EXPORT     cycles from before, see edge_agent/history.py
+edge-agent import-history --config agent.toml EXPORT     cycles from before, see edge_agent/learning/history.py
 edge-agent rehearse --config agent.toml                  what this machine's cycles alone would teach a model
 """
 
@@ -16,28 +16,29 @@ from typing import Annotated
 
 import typer
 
-from edge_agent import rehearsal, status
-from edge_agent.acting import DesiredDesk
-from edge_agent.asking import RoundAsker
-from edge_agent.backfilling import send_for_ever
-from edge_agent.change_detection import Series, find_changes
-from edge_agent.drift_watch import DriftWatch
-from edge_agent.examples import Examples
-from edge_agent.further_twins import FurtherTwins
-from edge_agent.history import History, read_history
-from edge_agent.inference import Inference
-from edge_agent.judging import Judgement, judge
-from edge_agent.learning import join
-from edge_agent.listening import Listening
+from edge_agent import status
+from edge_agent.inferring.change_detection import Series, find_changes
+from edge_agent.inferring.drift_watch import DriftWatch
+from edge_agent.inferring.inference import Inference
+from edge_agent.inferring.judging import Judgement, judge
+from edge_agent.learning import rehearsal
+from edge_agent.learning.asking import RoundAsker
+from edge_agent.learning.examples import Examples
+from edge_agent.learning.history import History, read_history
+from edge_agent.learning.membership import join
+from edge_agent.learning.model_in_use import InUse, ModelInUse
 from edge_agent.metrics import AgentMetrics
-from edge_agent.model_in_use import InUse, ModelInUse
-from edge_agent.outbox import Outbox
 from edge_agent.sensing.hearing import Hearing
+from edge_agent.sensing.listening import Listening
 from edge_agent.sensing.mapping import SensorMap, load_sensor_map
 from edge_agent.settings import AgentSettings, DriftSection, drift_policy
 from edge_agent.status import StatusBoard
-from edge_agent.twin_file import TwinFile, load_twin_file
-from edge_agent.twinning import LiveTwin, Twinning, kept_assets
+from edge_agent.twinning.acting import DesiredDesk
+from edge_agent.twinning.backfilling import send_for_ever
+from edge_agent.twinning.further_twins import FurtherTwins
+from edge_agent.twinning.live import LiveTwin, Twinning, kept_assets
+from edge_agent.twinning.outbox import Outbox
+from edge_agent.twinning.twin_file import TwinFile, load_twin_file
 from gemel.adapters.mqtt_bus import MqttBus
 from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.errors import ConfigError, Malformed, StoreUnavailable

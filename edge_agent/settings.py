@@ -5,7 +5,7 @@ site = "north"
 name = "gateway-1"                # in the topics of availability and status
 asset = "press-1"                 # whose twin it keeps
 sensors_file = "/etc/gemel/edge-agent/press-1/sensors.toml"   # see edge_agent/sensing/mapping.py
-twin_file = "/etc/gemel/edge-agent/press-1/twin.toml"    # optional: actuators and alerts, see edge_agent/twin_file.py
+twin_file = "/etc/gemel/edge-agent/press-1/twin.toml" # actuators, alerts: edge_agent/twinning/twin_file.py
 trust_file = "/etc/gemel/trust.json"    # with key_file: takes part in learning; without both: twins and infers only
 key_file = "/etc/gemel/edge-agent/press-1/key.json"
 
@@ -15,7 +15,7 @@ url = "mqtts://broker.plant:8883"
 [sensors_bus]                     # optional: the gateway's own broker, for readings while the plant's is away
 url = "mqtt://127.0.0.1:1883"
 
-[drift]                           # optional: watch for drift, ask for rounds because of it; see edge_agent/drift.py
+[drift]                           # optional: ask for rounds where a machine drifts; edge_agent/inferring/drift.py
 cool_down_s = 3600
 """
 
@@ -27,7 +27,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field
 
-from edge_agent.drift import DriftPolicy
+from edge_agent.inferring.drift import DriftPolicy
 from gemel.errors import ConfigError
 from gemel.host.settings import BusSection, Seconds, Section, ServiceSettings
 

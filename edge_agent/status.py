@@ -8,8 +8,8 @@ from typing import Any
 import structlog
 from msgspec.structs import asdict
 
-from edge_agent.examples import Examples
-from edge_agent.model_in_use import ModelInUse
+from edge_agent.learning.examples import Examples
+from edge_agent.learning.model_in_use import ModelInUse
 from gemel.errors import BusUnavailable
 from gemel.ports import Bus, Clock, Will
 from gemel.twin.agent import OFFLINE, ONLINE, SCHEMA, AgentStatus, Participation, status_to_json

@@ -59,7 +59,7 @@ def deal(plan: DemoPlan, layout: Layout, now_ms: int) -> Deal:
 
 
 def _write_history(folder: Path, cycles: Windows, rows: Rows, start_ms: int) -> None:
-    """As a historian exports it (edge_agent/history.py): one line a second, one line an inspection."""
+    """As a historian exports it (edge_agent/learning/history.py): one line a second, one line an inspection."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "sensors.csv").open("w", newline="") as file:
         writer = csv.writer(file)

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from edge_agent.examples import Examples
-from edge_agent.model_in_use import ModelInUse
-from edge_agent.outbox import Outbox
+from edge_agent.learning.examples import Examples
+from edge_agent.learning.model_in_use import ModelInUse
+from edge_agent.twinning.outbox import Outbox
 from gemel.adapters.mqtt_bus import BusSettings, MqttBus
 from gemel.adapters.registry_stores import open_stores
 from gemel.adapters.sql_twins import Keep

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from edge_agent.model_in_use import ModelInUse
+from edge_agent.learning.model_in_use import ModelInUse
 from gemel.adapters.mqtt_bus import BusSettings, MqttBus
 from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.learning.tasks.hydraulic import HEADS, INPUTS, task

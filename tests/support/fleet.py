@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import aiohttp
 import tomli_w
 
-from edge_agent.examples import Examples
+from edge_agent.learning.examples import Examples
 from gemel.adapters.clock import SystemClock
 from gemel.adapters.evm_chain import EvmChain
 from gemel.adapters.key_files import Keys

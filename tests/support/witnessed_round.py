@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge_agent.participant import _own_seed
+from edge_agent.learning.participant import _own_seed
 from gemel.exchange.round_folder import RoundFolder
 from gemel.ports import BusMessage, RoundState
 from gemel.wire import tensors

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from edge_agent.acting import DesiredDesk
-from edge_agent.twin_file import ActuatorMap, load_plugin, load_twin_file
-from edge_agent.twinning import LiveTwin
+from edge_agent.twinning.acting import DesiredDesk
+from edge_agent.twinning.live import LiveTwin
+from edge_agent.twinning.twin_file import ActuatorMap, load_plugin, load_twin_file
 from gemel.adapters.clock import SystemClock
 from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.errors import ConfigError, Refused
@@ -62,7 +62,7 @@ class NoBus:
 
 @asynccontextmanager
 async def desk_with(folder: Path, plugin: Valve, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Any, ...]]:
-    monkeypatch.setattr("edge_agent.acting.load_plugin", lambda _path, _where: plugin)
+    monkeypatch.setattr("edge_agent.twinning.acting.load_plugin", lambda _path, _where: plugin)
     actuators = {"valve": ActuatorMap("%", plugin="rig:valve", retry_s=0.1)}
     bus, clock = NoBus(), SystemClock()
     async with SqliteRecords(folder / "records.sqlite") as records:

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.examples import Examples
-from edge_agent.history import read_history
+from edge_agent.learning.examples import Examples
+from edge_agent.learning.history import read_history
+from edge_agent.learning.model_in_use import ModelInUse
 from edge_agent.metrics import AgentMetrics
-from edge_agent.model_in_use import ModelInUse
 from edge_agent.sensing.mapping import load_sensor_map
-from edge_agent.twinning import LiveTwin
+from edge_agent.twinning.live import LiveTwin
 from gemel.adapters.clock import SystemClock
 from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.errors import ConfigError, Refused

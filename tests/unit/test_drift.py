@@ -7,9 +7,9 @@ from itertools import count
 import numpy as np
 import pytest
 
-from edge_agent import drift
-from edge_agent.change_detection import Series, find_changes
-from edge_agent.drift import DriftPolicy, Watched
+from edge_agent.inferring import drift
+from edge_agent.inferring.change_detection import Series, find_changes
+from edge_agent.inferring.drift import DriftPolicy, Watched
 from gemel.twin.state import DriftKind
 
 POLICY = DriftPolicy(("flow",), 0.002, 20, 2.0, 0.2, hold_windows=3, hold_examples=5, cool_down_s=60)

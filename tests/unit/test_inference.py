@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.inference import Inference, TrackRecord
-from edge_agent.judging import Judgement, judge
-from edge_agent.model_in_use import InUse, ModelInUse
+from edge_agent.inferring.inference import Inference, TrackRecord
+from edge_agent.inferring.judging import Judgement, judge
+from edge_agent.learning.model_in_use import InUse, ModelInUse
 from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.errors import Malformed
 from gemel.learning.tasks.hydraulic import task

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from edge_agent.backfilling import send_for_ever
-from edge_agent.outbox import Outbox
+from edge_agent.twinning.backfilling import send_for_ever
+from edge_agent.twinning.outbox import Outbox
 from gemel.adapters.clock import SystemClock
 from gemel.errors import BusRefused, BusUnavailable, Malformed
 from gemel.twin import backfill

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_agent.rehearsal import FEWEST, rehearse, report
+from edge_agent.learning.rehearsal import FEWEST, rehearse, report
 from gemel.errors import ConfigError
 from gemel.learning.task import UNKNOWN, Windows
 from gemel.wire.messages import TrainingPlan

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.examples import Examples
-from edge_agent.model_in_use import ModelInUse
+from edge_agent.learning.examples import Examples
+from edge_agent.learning.model_in_use import ModelInUse
 from edge_agent.status import StatusBoard, will
 from gemel.adapters.clock import FakeClock
 from gemel.adapters.sqlite_records import SqliteRecords

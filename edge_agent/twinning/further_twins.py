@@ -16,7 +16,7 @@ from edge_agent.sensing.decoding import Decoded
 from edge_agent.sensing.intake import Intake
 from edge_agent.sensing.mapping import PropertyMap
 from edge_agent.sensing.values import Fault
-from edge_agent.twinning import AGEING_S, LiveTwin
+from edge_agent.twinning.live import AGEING_S, LiveTwin
 from gemel.errors import BusRefused
 from gemel.ports import Bus, Clock
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import structlog
 
-from edge_agent.further_twins import FurtherTwins
 from edge_agent.metrics import AgentMetrics
 from edge_agent.sensing.decoding import Message
 from edge_agent.sensing.hearing import Hearing
 from edge_agent.sensing.mapping import SensorMap
 from edge_agent.sensing.values import Fault
-from edge_agent.twinning import Twinning
+from edge_agent.twinning.further_twins import FurtherTwins
+from edge_agent.twinning.live import Twinning
 from gemel.errors import BusRefused, BusUnavailable
 from gemel.ports import Bus, BusMessage, Clock
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from edge_agent.model_in_use import ModelInUse
+from edge_agent.learning.model_in_use import ModelInUse
 from gemel.errors import BusUnavailable, Malformed, PeerError, Refused
 from gemel.exchange.model_pull import ModelPull
 from gemel.exchange.post import Post, reason_of

@@ -15,8 +15,8 @@ from string import Template
 
 import structlog
 
-from edge_agent.twin_file import Actuator, ActuatorMap, load_plugin
-from edge_agent.twinning import LiveTwin
+from edge_agent.twinning.live import LiveTwin
+from edge_agent.twinning.twin_file import Actuator, ActuatorMap, load_plugin
 from gemel.errors import BusRefused, BusUnavailable, Malformed, Refused
 from gemel.ports import Bus, BusMessage, Clock, Records
 from gemel.twin.desired import (

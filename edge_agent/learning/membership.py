@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_agent.examples import Examples
-from edge_agent.installer import Installer
-from edge_agent.model_in_use import ModelInUse
-from edge_agent.participant import Participant
+from edge_agent.learning.examples import Examples
+from edge_agent.learning.installer import Installer
+from edge_agent.learning.model_in_use import ModelInUse
+from edge_agent.learning.participant import Participant
 from edge_agent.settings import AgentSettings
 from gemel.exchange.model_pull import ModelPull
 from gemel.host.party import Party, assemble, read_identity

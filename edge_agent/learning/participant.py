@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 import structlog
 
-from edge_agent.examples import Examples
-from edge_agent.model_in_use import ModelInUse
-from edge_agent.training import Job, SealedUpdate, train_and_seal
+from edge_agent.learning.examples import Examples
+from edge_agent.learning.model_in_use import ModelInUse
+from edge_agent.learning.training import Job, SealedUpdate, train_and_seal
 from gemel.errors import ConfigError, PeerError, Refused, Unavailable
 from gemel.exchange import admission
 from gemel.exchange.mailbox import Mailbox

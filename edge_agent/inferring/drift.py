@@ -1,4 +1,4 @@
-"""Whether a machine is still what its model has learnt: the policy, pure. edge_agent/drift_watch.py feeds it.
+"""Whether a machine is still what its model has learnt: the policy, pure. drift_watch.py feeds it.
 
 A stream is one number for each finished window: the mean of an input, or 1 where an inspection found a head's answer
 wrong and 0 where it was right. Each stream goes through two states:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from edge_agent.drift_watch import DriftWatch
-from edge_agent.examples import Examples
-from edge_agent.model_in_use import ModelInUse
+from edge_agent.inferring.drift_watch import DriftWatch
+from edge_agent.learning.examples import Examples
+from edge_agent.learning.model_in_use import ModelInUse
 from gemel.errors import BusUnavailable
 from gemel.exchange.post import Post
 from gemel.wire import envelope

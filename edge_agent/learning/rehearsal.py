@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_agent.judging import Judgement, judge_window
+from edge_agent.inferring.judging import Judgement, judge_window
 from gemel.errors import ConfigError
 from gemel.learning.task import UNKNOWN, Floats, Labels, Task, Windows
 from gemel.wire.messages import TrainingPlan

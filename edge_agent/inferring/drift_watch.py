@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Mapping
 import msgspec
 import structlog
 
-from edge_agent import drift
-from edge_agent.change_detection import Series
-from edge_agent.drift import ERROR, DriftPolicy, Stream, Watched
-from edge_agent.model_in_use import ModelInUse
+from edge_agent.inferring import drift
+from edge_agent.inferring.change_detection import Series
+from edge_agent.inferring.drift import ERROR, DriftPolicy, Stream, Watched
+from edge_agent.learning.model_in_use import ModelInUse
 from gemel.errors import Malformed
 from gemel.host.workers import WorkerDied
 from gemel.learning.task import Input

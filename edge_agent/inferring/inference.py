@@ -14,9 +14,9 @@ from typing import TypeVar
 
 import structlog
 
-from edge_agent.drift_watch import DriftWatch
-from edge_agent.judging import Judgement
-from edge_agent.model_in_use import InUse, ModelInUse
+from edge_agent.inferring.drift_watch import DriftWatch
+from edge_agent.inferring.judging import Judgement
+from edge_agent.learning.model_in_use import InUse, ModelInUse
 from gemel.errors import Malformed
 from gemel.learning.task import UNKNOWN
 from gemel.twin.state import Diagnosis, Quality, RunningModel

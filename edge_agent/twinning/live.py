@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 from msgspec.structs import replace
 
-from edge_agent.alerting import AlertDesk
-from edge_agent.examples import Examples
-from edge_agent.inference import Inference
+from edge_agent.inferring.inference import Inference
+from edge_agent.learning.examples import Examples
+from edge_agent.learning.model_in_use import ModelInUse
 from edge_agent.metrics import AgentMetrics
-from edge_agent.model_in_use import ModelInUse
-from edge_agent.outbox import Outbox
 from edge_agent.sensing.decoding import Decoded
 from edge_agent.sensing.intake import Intake
 from edge_agent.sensing.mapping import PropertyMap
+from edge_agent.twinning.alerting import AlertDesk
+from edge_agent.twinning.outbox import Outbox
 from gemel.errors import BusRefused, BusUnavailable
 from gemel.ports import Bus, Clock, Records
 from gemel.twin import delta

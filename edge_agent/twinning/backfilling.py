@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from edge_agent.outbox import Outbox
+from edge_agent.twinning.outbox import Outbox
 from gemel.errors import BusRefused, BusUnavailable
 from gemel.ports import Bus, Clock
 from gemel.twin import backfill
