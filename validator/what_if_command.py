@@ -252,7 +252,11 @@ def _why_nothing(task: Task, replayed: Replayed) -> str:
     if not replayed.readings:
         return "a time with history; the registry has none of it"
     missing = [column.name for column in task.inputs if column.name not in replayed.latest]
-    why = f"no usable reading of {', '.join(missing)}" if missing else f"{replayed.dropped} dropped for their gaps"
+    why = (
+        f"no usable reading of {', '.join(missing)}"
+        if missing
+        else f"{replayed.dropped} dropped for gaps beyond --max-fill"
+    )
     return f"a time with a whole window of {task.window_s} s ({why})"
 
 

@@ -18,6 +18,9 @@ def show(comparison: Comparison, in_use: Digest, candidate: Digest, console: Con
     _show_answers(comparison, console, everything=everything)
     _show_summary(comparison, console)
     console.print(f"{len(comparison.windows)} windows, {comparison.differing} on which the models differ")
+    doubtful = sum(bool(window.filled or window.uncertain) for window in comparison.windows)
+    if doubtful:
+        console.print(f"{doubtful} of them hold values that were filled in, or that their source calls uncertain")
     if comparison.dropped:
         console.print(f"{comparison.dropped} more were dropped: their gaps are too long to fill")
     if comparison.unmatched:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -240,6 +241,21 @@ def test_table_without_inspections_claims_nothing_about_who_is_right() -> None:
     lines = shown(compare(task, replay(readings(WINDOWS.inputs)), UNTRAINED, TRAINED), everything=False)
     (pump,) = [line.split() for line in lines if line.strip().startswith("pump") and "of 20" in line]
     assert pump[4:6] == ["-", "-"]
+
+
+def test_table_says_how_many_windows_are_doubtful_dropped_or_without_their_inspection() -> None:
+    history = readings(WINDOWS.inputs[:4])
+    history[8] = replace(history[8], uncertain=frozenset({"flow"}))
+    del history[13:17]  # four seconds of the third window
+    del history[-2]
+    history += readings(WINDOWS.inputs[4:5], START_MS + 4 * CYCLE_MS)
+    compared = compare(task, replay(history, [(START_MS + 50 * CYCLE_MS, (0, 0))]), TRAINED, TRAINED)
+    assert shown(compared, everything=False)[-4:] == [
+        "4 windows, 0 on which the models differ",
+        "2 of them hold values that were filled in, or that their source calls uncertain",
+        "1 more were dropped: their gaps are too long to fill",
+        "1 inspections or readings belong to no window",
+    ]
 
 
 def test_page_names_every_option_of_the_command_and_no_other() -> None:
