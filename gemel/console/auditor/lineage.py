@@ -81,5 +81,5 @@ def check_models(task: TaskLine, evidence: Evidence, book: Book) -> None:
     for digest, path in evidence.named_by_digest():
         with book.checking("models", evidence.name(path)):
             require(sha256(path.read_bytes()) == digest, "its bytes are not those that its name says")
-            of_agent = evidence.name(path).startswith("agents/")
-            require(not of_agent or digest in task.approved, "an agent keeps a model that was never approved")
+            in_use = path.parent.name == "models" and evidence.name(path).startswith("agents/")
+            require(not in_use or digest in task.approved, "an agent keeps a model that was never approved")
