@@ -30,7 +30,7 @@ from edge_agent.learning.model_in_use import InUse, ModelInUse
 from edge_agent.metrics import AgentMetrics
 from edge_agent.sensing.hearing import Hearing
 from edge_agent.sensing.listening import Listening
-from edge_agent.sensing.mapping import SensorMap, load_sensor_map
+from edge_agent.sensing.mapping import SensorMap, check_inputs, load_sensor_map
 from edge_agent.settings import AgentSettings, DriftSection, drift_policy
 from edge_agent.status import StatusBoard
 from edge_agent.twinning.acting import DesiredDesk
@@ -97,7 +97,8 @@ def rehearse(
 
 async def _serve(host: Host[AgentSettings]) -> None:
     settings = host.settings
-    task, mapping, twin_file = load_task(settings.task), _sensor_map(settings), _twin_file(settings)
+    task, twin_file = load_task(settings.task), _twin_file(settings)
+    mapping = _sensor_map(settings, task)
     site, name, asset, clock = settings.site, settings.name, settings.asset, host.clock
     _make(settings.state_dir)
     async with (
@@ -206,7 +207,7 @@ async def _drift_watch(
 
 async def _import(settings: AgentSettings, export: Path) -> tuple[History, int]:
     task = load_task(settings.task)
-    history = read_history(export, _sensor_map(settings), task.heads, _shape(settings, task))
+    history = read_history(export, _sensor_map(settings, task), task.heads, _shape(settings, task))
     _make(settings.state_dir)
     async with _examples(settings, task) as examples:
         return history, await examples.add(history.examples)
@@ -228,8 +229,11 @@ def _shape(settings: AgentSettings, task: Task) -> Shape:
     return Shape(tuple(column.name for column in task.inputs), task.window_s, max_fill=settings.max_fill_s)
 
 
-def _sensor_map(settings: AgentSettings) -> SensorMap:
-    return load_sensor_map(_read(settings.sensors_file, "sensors_file"), str(settings.sensors_file))
+def _sensor_map(settings: AgentSettings, task: Task) -> SensorMap:
+    file = str(settings.sensors_file)
+    mapping = load_sensor_map(_read(settings.sensors_file, "sensors_file"), file)
+    check_inputs(mapping, task.inputs, file)
+    return mapping
 
 
 def _twin_file(settings: AgentSettings) -> TwinFile:

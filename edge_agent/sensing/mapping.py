@@ -62,8 +62,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edge_agent.sensing.units import conversion
+from edge_agent.sensing.units import SAME, conversion
 from gemel.errors import ConfigError
+from gemel.learning.task import Input
 from gemel.twin.state import Name, TopicLevel
 
 HUGE = 1e12  # no physical quantity in an engineer's unit reaches it; beyond, float32 windows lose their meaning
@@ -194,6 +195,23 @@ def load_sensor_map(data: bytes, file: str) -> SensorMap:
     if mapping.inspection:
         _check_topic(mapping.inspection.topic, file, {ASSET})
     return mapping
+
+
+def check_inputs(mapping: SensorMap, inputs: tuple[Input, ...], file: str) -> None:
+    """A property that a task learns from has the task's unit: windows must mean what the model takes them for.
+
+    Raises ConfigError.
+    """
+    for column in inputs:
+        p = mapping.properties.get(column.name)
+        if p is None or p.unit == column.unit:
+            continue
+        try:
+            same = conversion(p.unit, column.unit) == SAME
+        except ValueError:
+            same = False
+        if not same:
+            raise ConfigError(file, f"properties.{column.name}.unit", f"the task's, {column.unit!r}, not {p.unit!r}")
 
 
 def topic_pattern(topic: str) -> re.Pattern[str]:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from edge_agent.sensing.decoding import MAX_PAYLOAD_BYTES, Decoded
 from edge_agent.sensing.hearing import Hearing
-from edge_agent.sensing.mapping import load_sensor_map
+from edge_agent.sensing.mapping import check_inputs, load_sensor_map
 from edge_agent.sensing.values import Fault
 from gemel.errors import ConfigError
+from gemel.learning.task import Input
 from gemel.twin.state import Quality
 
 NOW_MS = 1_700_000_000_000
@@ -177,3 +178,13 @@ def test_wrong_mapping_is_refused_with_file_and_key(old: str, new: str, key: str
     assert key in str(caught.value)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("unit", ["degF", "K", "bar", "no-unit"])
+def test_a_property_in_another_unit_than_the_task_learns_in_is_refused(unit: str) -> None:
+    mapping = load_sensor_map(MAPPING.encode(), "sensors.toml")
+    check_inputs(
+        mapping, (Input("TS1", "degC", 0, 100), Input("load", "percent", 0, 1), Input("none", "s", 0, 1)), "f"
+    )
+    with pytest.raises(ConfigError, match=r"properties\.TS1\.unit"):
+        check_inputs(mapping, (Input("TS1", unit, 0, 100),), "sensors.toml")
