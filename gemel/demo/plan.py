@@ -24,8 +24,8 @@ POLICY = Policy(
     minimum_owners=MINIMUM_AGENTS,
     max_frame_bytes=4 << 20,
 )
-# An honest round was seen to lose up to 0.023 in the validators' median, the poisoned one loses at least 0.075.
-GATE = GatePlan(threshold=300_000, max_regression=40_000)
+# Over three seeds an honest round cost a validator at most 0.046 on its own 120 cycles, the poisoned one 0.165 or more.
+GATE = GatePlan(threshold=300_000, max_regression=80_000)
 
 
 @dataclass(frozen=True, slots=True)
