@@ -92,7 +92,7 @@ async def _run(plan: DemoPlan, layout: Layout, report: Path, console: Console, *
 
 def _evidence(plan: DemoPlan, layout: Layout, outcome: Outcome, report: Path) -> Evidence:
     sabotage = (
-        {} if plan.poisoned_round is None else {plan.poisoned_round: f"{plan.agent_names[-1]} poisoned its update"}
+        {} if plan.poisoned_round is None else {plan.poisoned_round: f"{outcome.deal.poisoner} poisoned its update"}
     )
     return Evidence(
         out_dir=report,

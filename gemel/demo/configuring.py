@@ -17,7 +17,9 @@ LISTENER_PATIENCE_S = 60.0
 MARGIN = 4  # a worn rig leaves the usual range by up to three times its width
 
 
-def configure(plan: DemoPlan, layout: Layout, broker_url: str, place: ChainPlace) -> dict[str, Path]:
+def configure(
+    plan: DemoPlan, layout: Layout, broker_url: str, place: ChainPlace, poisoner: str | None
+) -> dict[str, Path]:
     """Service name → its configuration file."""
     layout.configuration.mkdir(parents=True, exist_ok=True)
     bus = {"url": broker_url}
@@ -55,14 +57,13 @@ def configure(plan: DemoPlan, layout: Layout, broker_url: str, place: ChainPlace
     for name in plan.agent_names:
         sensors = layout.configuration / f"sensors-{name}.toml"
         sensors.write_text(tomli_w.dumps(_sensors(rig_of(name))))
-        poisons = plan.poisoned_round is not None and name == plan.agent_names[-1]
         files[name] = party(
             name,
             site=SITE,
             name=name,
             asset=rig_of(name),
             sensors_file=str(sensors),
-            task=SABOTAGE_PATH if poisons else TASK_PATH,
+            task=SABOTAGE_PATH if name == poisoner else TASK_PATH,
         )
     paths = {}
     for name, document in files.items():

@@ -26,6 +26,7 @@ class Deal:
     validation: Windows
     feeds: tuple[Feed, ...]
     histories: dict[str, Path]  # agent → folder of its historian's export
+    poisoner: str | None  # the gateway that poisons one update: the one whose word weighs most
 
 
 def deal(plan: DemoPlan, layout: Layout, now_ms: int) -> Deal:
@@ -49,12 +50,15 @@ def deal(plan: DemoPlan, layout: Layout, now_ms: int) -> Deal:
         if len(past):
             histories[name] = layout.data / f"history-{name}"
             _write_history(histories[name], cycles, past, start_ms)
+    gateways = {name: cycles.take(rows) for name, rows in zip(plan.agent_names, split.gateways, strict=True)}
+    heaviest = max(gateways, key=lambda name: len(gateways[name]))
     return Deal(
-        gateways={name: cycles.take(rows) for name, rows in zip(plan.agent_names, split.gateways, strict=True)},
+        gateways=gateways,
         report=cycles.take(split.report),
         validation=cycles.take(split.validation),
         feeds=tuple(feeds),
         histories=histories,
+        poisoner=None if plan.poisoned_round is None else heaviest,
     )
 
 

@@ -67,10 +67,10 @@ class Plant:
             broker_url = self._plan.broker or await self._start_broker()
             keys, place = await self._found()
             dealt = await asyncio.to_thread(deal, self._plan, self._layout, SystemClock().now_ms())
-            files = await asyncio.to_thread(configure, self._plan, self._layout, broker_url, place)
+            files = await asyncio.to_thread(configure, self._plan, self._layout, broker_url, place, dealt.poisoner)
             self._progress.say(f"{len(dealt.histories)} gateways import what their historians have")
             await self._import_histories(dealt, files)
-            await self._start_services(files)
+            await self._start_services(files, dealt.poisoner)
             comparing = asyncio.create_task(self._compare(dealt), name="baselines")
             try:
                 await self._watch(dealt, broker_url, place, hold=hold)
@@ -120,7 +120,7 @@ class Plant:
                 arguments = ["import-history", "--config", str(files[name]), str(folder)]
                 tasks.create_task(self._children.run_to_end(f"{name}-import", "edge_agent", arguments))
 
-    async def _start_services(self, files: Mapping[str, Path]) -> None:
+    async def _start_services(self, files: Mapping[str, Path], poisoner: str | None) -> None:
         async def start(name: str, module: str, *command: str, environment: Mapping[str, str] | None = None) -> None:
             arguments = [*command, "--config", str(files[name])]
             await self._children.start(name, module, arguments, environment=environment)
@@ -132,8 +132,7 @@ class Plant:
         await start("listener", "chain_listener")
         await start("coordinator", "coordinator")
         for name in self._plan.agent_names:
-            poisons = self._plan.poisoned_round is not None and name == self._plan.agent_names[-1]
-            environment = {ROUND_VARIABLE: str(self._plan.poisoned_round)} if poisons else None
+            environment = {ROUND_VARIABLE: str(self._plan.poisoned_round)} if name == poisoner else None
             await start(name, "edge_agent", "run", environment=environment)
         self._progress.say(f"{4 + VALIDATORS + self._plan.agents} services started; logs in {self._layout.logs}")
 
