@@ -24,8 +24,8 @@ POLICY = Policy(
     minimum_owners=MINIMUM_AGENTS,
     max_frame_bytes=4 << 20,
 )
-# Over three seeds an honest round cost a validator at most 0.046 on its own 120 cycles; the poisoned one far more.
-GATE = GatePlan(threshold=300_000, max_regression=60_000)
+# Seen: an honest round cost the validators' median up to 0.065, the poisoned one of the heaviest gateway 0.14 and more.
+GATE = GatePlan(threshold=300_000, max_regression=80_000)
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,4 +98,4 @@ task = Classifier(
 
 # What an agent does in one round: 0.75 s of one core for 400 windows. More epochs let the agents drift apart
 # no less than they learn; see benchmarks/learning.py for what it reaches.
-PLAN = TrainingPlan(epochs=10, batch_size=32, learning_rate=0.001)
+PLAN = TrainingPlan(epochs=10, batch_size=32, learning_rate=0.002)
