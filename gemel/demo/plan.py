@@ -24,7 +24,7 @@ POLICY = Policy(
     minimum_owners=MINIMUM_AGENTS,
     max_frame_bytes=4 << 20,
 )
-# Seen: an honest round cost the validators' median up to 0.065, the heaviest gateway's poison 0.14 and more.
+# Seen: an honest round cost the validators' median up to 0.065, the heaviest gateway's poison 0.11 and more.
 GATE = GatePlan(threshold=300_000, max_regression=80_000)
 
 
