@@ -44,7 +44,11 @@ class _Finished(Exception):
 
 @dataclass(slots=True)
 class Host(Generic[S]):
-    """What a service's `main` gets."""
+    """What a service's `main` gets.
+
+    The manager's watchdog is fed for as long as the event loop turns and `alive` says so. A service whose work may
+    stand still while the loop turns sets it: it should prove work, not existence.
+    """
 
     name: str
     settings: S
@@ -53,6 +57,7 @@ class Host(Generic[S]):
     clock: Clock = field(default_factory=SystemClock)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     metrics_url: str = ""
+    alive: Callable[[], bool] = lambda: True
 
     def ready(self, status: str = "ready") -> None:
         """Local state is loaded and work begins; the broker or chain may still be away."""
@@ -62,21 +67,6 @@ class Host(Generic[S]):
     def status(self, text: str) -> None:
         """One line for `systemctl status`: link, round, outbox."""
         notify(f"STATUS={text}")
-
-    def feed_watchdog(self, alive: Callable[[], bool]) -> None:
-        """From now on tell the manager's watchdog that we live, as long as `alive()` says so.
-
-        `alive` should prove work, not existence: that the twin's loop has turned, that the outbox has moved.
-        """
-        every_s = watchdog_interval_s()
-        if every_s is not None:
-            self.task_group.create_task(self._feed(alive, every_s), name="watchdog")
-
-    async def _feed(self, alive: Callable[[], bool], every_s: float) -> None:
-        while True:
-            if alive():
-                notify("WATCHDOG=1")
-            await asyncio.sleep(every_s)
 
 
 def run(name: str, main: Callable[[Host[S]], Awaitable[None]], load: Callable[[], S]) -> NoReturn:
@@ -120,6 +110,7 @@ async def _serve(name: str, main: Callable[[Host[S]], Awaitable[None]], settings
         host = Host(name, settings, metrics, asyncio.TaskGroup(), metrics_url=url)
         service = asyncio.create_task(_in_group(host, main), name=name)
         lag = asyncio.create_task(_measure_lag(metrics), name="loop lag")
+        watchdog = asyncio.create_task(_feed_watchdog(host), name="watchdog")
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
@@ -140,6 +131,7 @@ async def _serve(name: str, main: Callable[[Host[S]], Awaitable[None]], settings
                 raise
         finally:
             lag.cancel()
+            watchdog.cancel()
 
 
 async def _in_group(host: Host[S], main: Callable[[Host[S]], Awaitable[None]]) -> None:
@@ -160,6 +152,14 @@ async def _measure_lag(metrics: Metrics) -> None:
         due_s = now_s() + LAG_EVERY_S
         await asyncio.sleep(LAG_EVERY_S)
         metrics.loop_lag_s.observe(max(0.0, now_s() - due_s))
+
+
+async def _feed_watchdog(host: Host[S]) -> None:
+    every_s = watchdog_interval_s()
+    while every_s is not None:
+        if host.alive():
+            notify("WATCHDOG=1")
+        await asyncio.sleep(every_s)
 
 
 @contextmanager

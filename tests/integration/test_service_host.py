@@ -33,7 +33,8 @@ async def main(host: Host[ServiceSettings]) -> None:
             print(await workers.run(os.getpid), flush=True)
             host.ready()
             await workers.run(time.sleep, 600)
-    host.feed_watchdog(lambda: what != "stuck")
+    if what == "stuck":
+        host.alive = lambda: False
     host.ready("as it should be")
     if what == "crash":
         async def crash() -> None:
