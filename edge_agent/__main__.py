@@ -39,6 +39,7 @@ from edge_agent.twinning.further_twins import FurtherTwins
 from edge_agent.twinning.live import LiveTwin, Twinning, kept_assets
 from edge_agent.twinning.outbox import Outbox
 from edge_agent.twinning.twin_file import TwinFile, load_twin_file
+from edge_agent.vitals import Vitals
 from gemel.adapters.mqtt_bus import MqttBus
 from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.errors import ConfigError, Malformed, StoreUnavailable
@@ -113,21 +114,31 @@ async def _serve(host: Host[AgentSettings]) -> None:
         model_in_use = await ModelInUse.load(records, settings.state_dir / "models")
         board = StatusBoard(site, name, asset, bus=bus, clock=clock, examples=examples, model_in_use=model_in_use)
         metrics = AgentMetrics(host.metrics)
+        host.metrics.watch_link("plant", lambda: bus.connected)
+        if sensors is not bus:
+            host.metrics.watch_link("sensors", lambda: sensors.connected)
+        host.metrics.watch_outbox(lambda: outbox.depth, lambda: outbox.dropped)
 
         async def load_twin(asset: str) -> LiveTwin:
             rules, rate_hz = twin_file.alert, settings.twin_rate_hz
             return await LiveTwin.load(
-                site, asset, rules, outbox, bus=bus, clock=clock, records=records, rate_hz=rate_hz
+                site, asset, rules, outbox, bus=bus, clock=clock, records=records, metrics=metrics, rate_hz=rate_hz
+            )
+
+        async def load_desk(twin: LiveTwin) -> DesiredDesk:
+            actuators = twin_file.actuators(mapping.called(twin.now.asset), own=twin.now.asset == asset)
+            return await DesiredDesk.load(
+                actuators, twin=twin, bus=bus, machines=sensors, clock=clock, records=records
             )
 
         twin = await load_twin(asset)
-        desired = await DesiredDesk.load(twin_file.actuator, twin=twin, bus=bus, clock=clock, records=records)
+        desired = await load_desk(twin)
 
         async def judge_in_worker(model: InUse, window: Window) -> dict[str, Judgement]:
             return await workers.run(judge, settings.task, str(model.path), window.values)
 
         heads = tuple(head.name for head in task.heads)
-        watch = await _drift_watch(settings.drift, task, model_in_use, records, workers, twin)
+        watch = await _drift_watch(settings.drift, task, model_in_use, records, workers, twin, metrics)
         inference = Inference(heads, model_in_use, judge_in_worker, twin.diagnosed, watch)
         twinning = Twinning(
             properties=mapping.properties,
@@ -141,7 +152,13 @@ async def _serve(host: Host[AgentSettings]) -> None:
             metrics=metrics,
         )
         further = FurtherTwins(
-            settings.max_assets - 1, load_twin, properties=mapping.properties, bus=bus, clock=clock, metrics=metrics
+            settings.max_assets - 1,
+            load_twin,
+            load_desk,
+            properties=mapping.properties,
+            bus=bus,
+            clock=clock,
+            metrics=metrics,
         )
         await further.keep([kept for kept in await kept_assets(records, site) if kept != asset])
         hearing = Hearing(mapping, task.heads, asset)
@@ -163,10 +180,13 @@ async def _serve(host: Host[AgentSettings]) -> None:
                 await learning.listen()
                 running.append(tasks.create_task(learning.run(), name="learning"))
                 if watch is not None:
-                    asker = RoundAsker(learning.party.post, watch, examples, model_in_use)
+                    asker = RoundAsker(learning.party.post, watch, examples, model_in_use, metrics)
                     await asker.listen()
                     running.append(tasks.create_task(asker.run(), name="rounds asked for"))
-            host.ready()
+            vitals = Vitals(twin, outbox, model_in_use, bus=bus, clock=clock)
+            host.alive = vitals.alive
+            host.ready(vitals.line)
+            running.append(tasks.create_task(vitals.run(host.status), name="vitals"))
             await host.stopping.wait()
             for one in running:
                 one.cancel()
@@ -190,6 +210,7 @@ async def _drift_watch(
     records: SqliteRecords,
     workers: Workers,
     twin: LiveTwin,
+    metrics: AgentMetrics,
 ) -> DriftWatch | None:
     """Watches for drift, where the settings say so."""
     if section is None:
@@ -201,7 +222,13 @@ async def _drift_watch(
         return await workers.run(find_changes, series, delta, grace)
 
     return await DriftWatch.load(
-        policy, task.inputs, find_in_worker, model_in_use=model_in_use, records=records, tell=twin.drifted
+        policy,
+        task.inputs,
+        find_in_worker,
+        model_in_use=model_in_use,
+        records=records,
+        metrics=metrics,
+        tell=twin.drifted,
     )
 
 

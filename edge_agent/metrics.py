@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from edge_agent.sensing.sieve import Verdict
 from edge_agent.sensing.values import Fault
 from gemel.host.metrics import Metrics
+from gemel.twin.state import DriftKind
 from gemel.twin.window import Collected
 
 
 class AgentMetrics:
-    """Counts readings, windows and latency. One for each process."""
+    """Counts what an agent does. One for each process."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._readings = metrics.readings
@@ -20,6 +23,14 @@ class AgentMetrics:
         self._latency = metrics.sensor_to_twin_s
         self._windows = metrics.windows
         self._version = metrics.twin_version
+        self._metrics = metrics
+        for event in ("raised", "cleared"):
+            metrics.alerts.labels(event)
+
+    def watch_drift(self) -> None:
+        """Show drift from now on: an agent that does not look for it shows no zero."""
+        for kind in DriftKind:
+            self._metrics.drifts.labels(kind.value)
 
     def reading(self, outcome: Verdict | Fault) -> None:
         """What became of one reading, or of one message as a whole."""
@@ -44,3 +55,15 @@ class AgentMetrics:
     def twin_version(self, version: int) -> None:
         """A version was published."""
         self._version.set(version)
+
+    def alert(self, event: Literal["raised", "cleared"]) -> None:
+        """An alert of one of its machines."""
+        self._metrics.alerts.labels(event).inc()
+
+    def drift(self, kind: DriftKind) -> None:
+        """Something has drifted."""
+        self._metrics.drifts.labels(kind.value).inc()
+
+    def round_request(self, outcome: Literal["asked", "accepted", "refused"]) -> None:
+        """A request for a round, and then its answer."""
+        self._metrics.round_requests.labels(outcome).inc()

@@ -16,6 +16,7 @@ from edge_agent.inferring import drift
 from edge_agent.inferring.change_detection import Series
 from edge_agent.inferring.drift import ERROR, DriftPolicy, Stream, Watched
 from edge_agent.learning.model_in_use import ModelInUse
+from edge_agent.metrics import AgentMetrics
 from gemel.errors import Malformed
 from gemel.host.workers import WorkerDied
 from gemel.learning.task import Input
@@ -44,6 +45,7 @@ class DriftWatch:
         *,
         model_in_use: ModelInUse,
         records: Records,
+        metrics: AgentMetrics,
         tell: Callable[[Mapping[str, Drift]], None],
     ) -> None:
         self.policy = policy
@@ -53,6 +55,8 @@ class DriftWatch:
             if column.name in policy.inputs
         }
         self._find_changes, self._model_in_use, self._records, self._tell = find_changes, model_in_use, records, tell
+        self._metrics = metrics
+        metrics.watch_drift()
         self._watched = Watched()
         self._sampled = asyncio.Event()
         self._unsaved = 0
@@ -66,10 +70,13 @@ class DriftWatch:
         *,
         model_in_use: ModelInUse,
         records: Records,
+        metrics: AgentMetrics,
         tell: Callable[[Mapping[str, Drift]], None],
     ) -> DriftWatch:
         """With what was saved last; streams that are no longer watched are forgotten."""
-        watch = cls(policy, inputs, find_changes, model_in_use=model_in_use, records=records, tell=tell)
+        watch = cls(
+            policy, inputs, find_changes, model_in_use=model_in_use, records=records, metrics=metrics, tell=tell
+        )
         saved = await records.get(_KIND, _KEY)
         if saved is not None:
             watched = _decode(saved)
@@ -155,6 +162,8 @@ class DriftWatch:
         self._tell(watched.drift)
         if watched.drift.keys() != before.drift.keys():
             self._unsaved = SAVE_EVERY
+            for name in watched.drift.keys() - before.drift.keys():
+                self._metrics.drift(watched.drift[name].kind)
             _log.info("drift", now=sorted(watched.drift), before=sorted(before.drift))
 
     async def _watch_models(self) -> None:

@@ -9,6 +9,7 @@ import structlog
 from edge_agent.inferring.drift_watch import DriftWatch
 from edge_agent.learning.examples import Examples
 from edge_agent.learning.model_in_use import ModelInUse
+from edge_agent.metrics import AgentMetrics
 from gemel.errors import BusUnavailable
 from gemel.exchange.post import Post
 from gemel.wire import envelope
@@ -29,6 +30,7 @@ class RoundAsker:
     watch: DriftWatch
     examples: Examples
     model_in_use: ModelInUse
+    metrics: AgentMetrics
 
     async def listen(self) -> None:
         """Hear the coordinator's answers; call once."""
@@ -55,6 +57,7 @@ class RoundAsker:
         assert current is not None
         message = self.post.sign(Kind.ROUND_REQUEST, encode(request), base=current.digest)
         await self.watch.asked(message.header.issued_at_ms)
+        self.metrics.round_request("asked")
         log.info("asking for a round", reason=request.reason, streams=[e.stream for e in request.evidence])
         topic = self.post.topics.round_request(self.post.identity.address)
         try:
@@ -66,4 +69,5 @@ class RoundAsker:
         answer = decode(RoundAnswer, message.body)
         text = " ".join(part for part in (answer.outcome, answer.reason, answer.detail) if part)
         log.info("answer to our request for a round", answer=text)
+        self.metrics.round_request(answer.outcome)
         self.watch.answered(answer.issued_at_ms, text)

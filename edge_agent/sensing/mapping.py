@@ -159,6 +159,10 @@ class SensorMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tables = [one.properties for one in self.source] + [one.properties for one in self.sparkplug]
         return {name: p for properties in tables for name, p in properties.items()}
 
+    def called(self, asset: str) -> str:
+        """What the plant calls an asset."""
+        return next((plants for plants, ours in self.assets.items() if ours == asset), asset)
+
     @property
     def _sparkplug_filters(self) -> tuple[str, ...]:
         nodes: dict[str, set[str]] = {}

@@ -44,7 +44,10 @@ _log = structlog.get_logger("gemel.agent.desired")
 
 
 class DesiredDesk:
-    """What is desired of one machine. Begin with `await DesiredDesk.load(...)`, end by cancelling `run`."""
+    """What is desired of one machine. Begin with `await DesiredDesk.load(...)`, end by cancelling `run`.
+
+    Requests and answers go over `bus`, the plant's; commands over `machines`, where the machine's readings come from.
+    """
 
     def __init__(
         self,
@@ -53,12 +56,14 @@ class DesiredDesk:
         *,
         twin: LiveTwin,
         bus: Bus,
+        machines: Bus,
         clock: Clock,
         records: Records,
     ) -> None:
         """Raises ConfigError for a plug-in that cannot be loaded."""
         self._actuators, self._book = actuators, book
-        self._twin, self._bus, self._clock, self._records = twin, bus, clock, records
+        self._twin, self._clock, self._records = twin, clock, records
+        self._bus, self._machines = bus, machines
         self._settable = {name: actuator.settable for name, actuator in actuators.items()}
         self._plugins: dict[str, Actuator] = {
             name: load_plugin(actuator.plugin, f"actuator.{name}")
@@ -72,12 +77,19 @@ class DesiredDesk:
 
     @classmethod
     async def load(
-        cls, actuators: Mapping[str, ActuatorMap], *, twin: LiveTwin, bus: Bus, clock: Clock, records: Records
+        cls,
+        actuators: Mapping[str, ActuatorMap],
+        *,
+        twin: LiveTwin,
+        bus: Bus,
+        machines: Bus,
+        clock: Clock,
+        records: Records,
     ) -> DesiredDesk:
         """The desk as it was left."""
         kept = await records.get(_KIND, f"{twin.now.site}/{twin.now.asset}")
         book = DesiredBook() if kept is None else decode(DesiredBook, kept)
-        return cls(actuators, book, twin=twin, bus=bus, clock=clock, records=records)
+        return cls(actuators, book, twin=twin, bus=bus, machines=machines, clock=clock, records=records)
 
     async def run(self) -> None:
         """Go on with what is pending, and take up requests for ever."""
@@ -86,7 +98,7 @@ class DesiredDesk:
                 if wanted.state is DesiredState.PENDING:
                     self._pursue(name, wanted)
             await self._bus.subscribe(topics.desired_set(self._twin.now.site, self._twin.now.asset), self.hear)
-            _log.info("takes requests", settable=sorted(self._settable))
+            _log.info("takes requests", asset=self._twin.now.asset, settable=sorted(self._settable))
             await asyncio.get_running_loop().create_future()  # a group without tasks would end
 
     async def hear(self, message: BusMessage) -> None:
@@ -166,7 +178,7 @@ class DesiredDesk:
         }
         payload = Template(actuator.payload).substitute(words).encode()
         expiry_s = max(1, math.ceil(patience_s))
-        await self._bus.publish(actuator.topic, payload, expiry_s=expiry_s, properties={"request": wanted.id})
+        await self._machines.publish(actuator.topic, payload, expiry_s=expiry_s, properties={"request": wanted.id})
 
     async def _reported(self, name: str, actuator: ActuatorMap, wanted: Desired) -> None:
         """Returns once the machine is at the value; without a tolerance the actuator's word is enough."""

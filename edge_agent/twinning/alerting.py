@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import structlog
 
+from edge_agent.metrics import AgentMetrics
 from gemel.errors import BusRefused
 from gemel.ports import Bus, Clock, Records
 from gemel.twin.alerts import AlertBook, AlertRule, Holds, event_to_json, look, said
@@ -28,32 +29,51 @@ class Where(NamedTuple):
 
 class AlertDesk:
     """The alerts of one machine. The live twin calls `look` with every change and every second, and then the others.
+    They count when they are raised and cleared, whether there is a broker or not.
 
     Begin with `await AlertDesk.load(...)`. What stands, and what was not said yet, is on disk before it is said;
     where a crash comes before that, the alert is raised again under the same id.
     """
 
     def __init__(
-        self, where: Where, rules: Sequence[AlertRule], book: AlertBook, *, bus: Bus, clock: Clock, records: Records
+        self,
+        where: Where,
+        rules: Sequence[AlertRule],
+        book: AlertBook,
+        *,
+        bus: Bus,
+        clock: Clock,
+        records: Records,
+        metrics: AgentMetrics,
     ) -> None:
         self._where, self._rules, self._book = where, rules, book
-        self._bus, self._clock, self._records = bus, clock, records
+        self._bus, self._clock, self._records, self._metrics = bus, clock, records, metrics
         self._kept = book
         self._holds: Holds = {}
 
     @classmethod
     async def load(
-        cls, site: str, asset: str, rules: Sequence[AlertRule], *, bus: Bus, clock: Clock, records: Records
+        cls,
+        site: str,
+        asset: str,
+        rules: Sequence[AlertRule],
+        *,
+        bus: Bus,
+        clock: Clock,
+        records: Records,
+        metrics: AgentMetrics,
     ) -> AlertDesk:
         """The desk as it was left."""
         kept = await records.get(_KIND, f"{site}/{asset}")
         book = AlertBook() if kept is None else decode(AlertBook, kept)
-        return cls(Where(site, asset), rules, book, bus=bus, clock=clock, records=records)
+        return cls(Where(site, asset), rules, book, bus=bus, clock=clock, records=records, metrics=metrics)
 
     def look(self, twin: Twin) -> Twin:
         """The twin with the alerts that stand now."""
         now_s, now_ms = self._clock.monotonic_s(), self._clock.now_ms()
         book, self._holds = look(self._rules, self._book, self._holds, twin, now_s=now_s, now_ms=now_ms)
+        for event in book.unsaid[len(self._book.unsaid) :]:
+            self._metrics.alert(event.event)
         self._book = self._bounded(book)
         return warn(twin, self._book.alerts)
 

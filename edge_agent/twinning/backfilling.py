@@ -24,6 +24,7 @@ async def send_for_ever(outbox: Outbox, site: str, *, bus: Bus, clock: Clock) ->
     """Batch after batch, oldest first; a batch is forgotten when the broker has acknowledged it."""
     linked = False
     while True:
+        outbox.attended_s = clock.monotonic_s()
         if not bus.connected:
             linked = False
         elif not linked:

@@ -1,4 +1,5 @@
-"""Twins of further machines that the sources speak of: kept and published, not diagnosed and not learned from.
+"""Twins of further machines that the sources speak of: kept and published, with alerts and desired values, but not
+diagnosed and not learned from.
 
 There are at most `bound` of them. One more is refused: its readings are counted, and the first time it is said.
 """
@@ -6,7 +7,7 @@ There are at most `bound` of them. One more is refused: its readings are counted
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -16,6 +17,7 @@ from edge_agent.sensing.decoding import Decoded
 from edge_agent.sensing.intake import Intake
 from edge_agent.sensing.mapping import PropertyMap
 from edge_agent.sensing.values import Fault
+from edge_agent.twinning.acting import DesiredDesk
 from edge_agent.twinning.live import AGEING_S, LiveTwin
 from gemel.errors import BusRefused
 from gemel.ports import Bus, Clock
@@ -27,22 +29,24 @@ _log = structlog.get_logger("gemel.agent.further")
 class _Kept:
     twin: LiveTwin
     intake: Intake
+    desired: DesiredDesk
 
 
 class FurtherTwins:
-    """The twins by asset. `load` brings one from the disk, or a blank one."""
+    """The twins by asset. `load` brings one from the disk, or a blank one; `load_desk` what is desired of it."""
 
     def __init__(
         self,
         bound: int,
         load: Callable[[str], Awaitable[LiveTwin]],
+        load_desk: Callable[[LiveTwin], Awaitable[DesiredDesk]],
         *,
         properties: Mapping[str, PropertyMap],
         bus: Bus,
         clock: Clock,
         metrics: AgentMetrics,
     ) -> None:
-        self._bound, self._load, self._properties = bound, load, properties
+        self._bound, self._load, self._load_desk, self._properties = bound, load, load_desk, properties
         self._bus, self._clock, self._metrics = bus, clock, metrics
         self._kept: dict[str, _Kept] = {}
         self._full = False
@@ -75,7 +79,9 @@ class FurtherTwins:
             tasks.create_task(self._age(), name="age further twins")
             while True:
                 kept = await self._come.get()
-                tasks.create_task(self._publish(kept.twin), name=f"publish twin of {kept.twin.now.asset}")
+                asset = kept.twin.now.asset
+                tasks.create_task(self._unless_refused(asset, kept.twin.run()), name=f"publish twin of {asset}")
+                tasks.create_task(self._unless_refused(asset, kept.desired.run()), name=f"desired of {asset}")
 
     async def _begin(self, asset: str) -> _Kept | None:
         """None where there is no room for one more."""
@@ -84,7 +90,8 @@ class FurtherTwins:
                 return self._kept.get(asset)
             twin = await self._load(asset)
             now_ms, monotonic_s = self._clock.now_ms(), self._clock.monotonic_s()
-            kept = _Kept(twin, Intake(self._properties, twin.now, now_ms, monotonic_s, self._metrics.reading))
+            intake = Intake(self._properties, twin.now, now_ms, monotonic_s, self._metrics.reading)
+            kept = _Kept(twin, intake, await self._load_desk(twin))
             self._kept[asset] = kept
             self._come.put_nowait(kept)
             _log.info("keeps a further twin", asset=asset, twins=len(self._kept), bound=self._bound)
@@ -97,11 +104,13 @@ class FurtherTwins:
             event = "no twin for this asset: max_assets are kept; more of this kind are only counted"
             _log.error(event, asset=asset, max_assets=self._bound + 1)
 
-    async def _publish(self, twin: LiveTwin) -> None:
+    async def _unless_refused(self, asset: str, running: Coroutine[None, None, None]) -> None:
+        """A broker that lets the agent keep no such twin costs this one, not the agent."""
         try:
-            await twin.run(self._metrics)
-        except BusRefused as refusal:
-            _log.error("the broker refuses the twin of a further asset", asset=twin.now.asset, error=str(refusal))
+            await running
+        except* BusRefused as refusals:
+            for refusal in refusals.exceptions:
+                _log.error("the broker refuses a further asset", asset=asset, error=str(refusal))
 
     async def _age(self) -> None:
         linked = False

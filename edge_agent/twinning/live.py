@@ -69,16 +69,19 @@ class LiveTwin:
         bus: Bus,
         clock: Clock,
         records: Records,
+        metrics: AgentMetrics,
         rate_hz: float,
     ) -> None:
         self._twin, self._alerts, self._outbox = twin, alerts, outbox
-        self._bus, self._clock, self._records, self._interval_s = bus, clock, records, 1 / rate_hz
+        self._bus, self._clock, self._records, self._metrics = bus, clock, records, metrics
+        self._interval_s = 1 / rate_hz
         self._saved_version = -RESERVED
         self._published: Twin | None = None
         self._schema_told = False
         self._changed = Event()
         self._next = Event()  # the next change; each change has its own
         self._waiting_since_s: float | None = None  # when the oldest unpublished reading came in
+        self._changed_since_s: float | None = None  # when the oldest change came that `run` has not taken up
         self.become(twin)
 
     @classmethod
@@ -92,6 +95,7 @@ class LiveTwin:
         bus: Bus,
         clock: Clock,
         records: Records,
+        metrics: AgentMetrics,
         rate_hz: float,
     ) -> LiveTwin:
         """The twin as it was saved last, its version beyond any that was published; or a blank one."""
@@ -103,8 +107,8 @@ class LiveTwin:
         unsent = await outbox.newest(asset) if outbox is not None else None
         if unsent is not None and unsent.version >= twin.version:
             twin = replace(unsent, version=unsent.version + 1)
-        alerts = await AlertDesk.load(site, asset, rules, bus=bus, clock=clock, records=records)
-        return cls(twin, alerts, outbox, bus=bus, clock=clock, records=records, rate_hz=rate_hz)
+        alerts = await AlertDesk.load(site, asset, rules, bus=bus, clock=clock, records=records, metrics=metrics)
+        return cls(twin, alerts, outbox, bus=bus, clock=clock, records=records, metrics=metrics, rate_hz=rate_hz)
 
     @property
     def now(self) -> Twin:
@@ -119,7 +123,7 @@ class LiveTwin:
         self._twin = twin
         if self._waiting_since_s is None:
             self._waiting_since_s = since_s
-        self._changed.set()
+        self._call()
         self._next.set()
         self._next = Event()
 
@@ -140,14 +144,28 @@ class LiveTwin:
         """Publish it as it is, for a broker that may have forgotten it. A blank one says nothing."""
         self._schema_told = False
         if self._twin.version > 0:
-            self._changed.set()
+            self._call()
 
-    async def run(self, metrics: AgentMetrics) -> None:
+    @property
+    def held_up_s(self) -> float:
+        """For how long a change has waited beyond the rate, neither published nor kept; 0.0 without one."""
+        if self._changed_since_s is None:
+            return 0.0
+        return max(0.0, self._clock.monotonic_s() - self._changed_since_s - self._interval_s)
+
+    def _call(self) -> None:
+        """`run` has something to do."""
+        if self._changed_since_s is None:
+            self._changed_since_s = self._clock.monotonic_s()
+        self._changed.set()
+
+    async def run(self) -> None:
         """Publish for ever."""
         try:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
+                self._changed_since_s = None
                 twin, since_s, self._waiting_since_s = self._twin, self._waiting_since_s, None
                 if twin.version >= self._saved_version + RESERVED:
                     await self._save(twin)
@@ -159,15 +177,15 @@ class LiveTwin:
                     async with asyncio.timeout(PATIENCE_S):  # a link may be dead and not know it
                         await self._say(topics.twin_state, to_json(twin), retain=True)
                     if since_s is not None:
-                        metrics.sensor_to_twin(self._clock.monotonic_s() - since_s)
+                        self._metrics.sensor_to_twin(self._clock.monotonic_s() - since_s)
                         since_s = None
-                    metrics.twin_version(twin.version)
+                    self._metrics.twin_version(twin.version)
                     await self._say_what_changed(twin)
                     await self._alerts.say()
                     await self._tell_schema()
                 except (BusUnavailable, TimeoutError):
                     self._waiting_since_s = self._waiting_since_s if since_s is None else since_s
-                    self._changed.set()
+                    self._call()
                     await self._keep_unsent(twin)
                     continue
                 await self._clock.sleep(self._interval_s)
@@ -240,7 +258,7 @@ class Twinning:
     async def run(self) -> None:
         """Publish the twin, age it, and follow the model in use, for ever."""
         async with TaskGroup() as tasks:
-            tasks.create_task(self._twin.run(self._metrics), name="publish twin")
+            tasks.create_task(self._twin.run(), name="publish twin")
             tasks.create_task(self._age(), name="age twin")
             tasks.create_task(self._follow_model(), name="follow model")
 

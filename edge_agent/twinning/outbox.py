@@ -48,6 +48,7 @@ class Outbox:
         self._file, self._capacity = SqliteFile(path, _SCHEMA), capacity
         self.depth = 0  # revisions that wait
         self.dropped = 0  # revisions that there was no room for, ever
+        self.attended_s = float("inf")  # monotonic time at which its sender last looked; never, until one begins
 
     async def __aenter__(self) -> Self:
         await self._file.__aenter__()

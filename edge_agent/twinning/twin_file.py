@@ -4,7 +4,7 @@
 unit = "rpm"                              # requests in another unit are refused
 minimum = 0
 maximum = 3000
-topic = "plant/rig1/commands/speed"       # where the machine takes commands,
+topic = "plant/{asset}/commands/speed"    # where the machine takes commands, on the bus that its readings come over,
 payload = '{"rpm": $value, "id": "$id"}'  # in its own words; default "$value"
 tolerance = 5                             # applied once the machine reports the value within it
 reported = "speed"                        # in this property; default: its own name
@@ -19,16 +19,22 @@ plugin = "rig1_io:valve"                  # or an object with `async apply(prope
 id = "hot-oil"
 property = "TS1"
 above = 70
+
+Alerts are raised for every machine whose twin the agent keeps. Actuators are those of its own asset; where the topic
+holds `{asset}` as a level, they are those of the others, too, each under the plant's own name for it.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 from string import Template
 from typing import Annotated, Final, Protocol, runtime_checkable
 
 import msgspec
+from msgspec.structs import replace
 
+from edge_agent.sensing.mapping import ASSET
 from gemel.errors import ConfigError
 from gemel.twin.alerts import AlertRule, check
 from gemel.twin.state import Name, Settable
@@ -73,10 +79,13 @@ class TwinFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     actuator: dict[Name, ActuatorMap] = {}
     alert: tuple[AlertRule, ...] = ()
 
-    @property
-    def settable(self) -> dict[str, Settable]:
-        """What may be asked for."""
-        return {name: actuator.settable for name, actuator in self.actuator.items()}
+    def actuators(self, called: str, *, own: bool) -> dict[str, ActuatorMap]:
+        """Those of the machine that the plant calls so; `own`: the agent's own asset."""
+        return {
+            name: replace(actuator, topic=actuator.topic.replace(ASSET, called))
+            for name, actuator in self.actuator.items()
+            if own or ASSET in actuator.topic
+        }
 
 
 def load_twin_file(data: bytes, source: str) -> TwinFile:
@@ -108,6 +117,10 @@ def _check(actuator: ActuatorMap, source: str, where: str) -> None:
         raise ConfigError(source, where, "either topic or plugin")
     if actuator.topic and actuator.tolerance is None:
         raise ConfigError(source, f"{where}.tolerance", "needed beside topic: how else would it be known as applied")
+    if re.search(r"[{}]", actuator.topic.replace(ASSET, "")) or any(
+        ASSET in level and level != ASSET for level in actuator.topic.split("/")
+    ):
+        raise ConfigError(source, f"{where}.topic", f"whole levels {ASSET} only")
     if any(mark in actuator.topic for mark in "+#\0") or actuator.topic.startswith(("gemel/", "$")):
         raise ConfigError(source, f"{where}.topic", "a topic of the plant without + and #")
     template = Template(actuator.payload)

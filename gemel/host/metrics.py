@@ -8,6 +8,12 @@
     gemel_sensor_to_twin_seconds         histogram  from a reading's arrival to the broker's word for the twin
     gemel_windows_total{outcome}         counter    an agent's windows: finished, labelled, dropped, unmatched
     gemel_twin_version                   gauge      the version that an agent published last
+    gemel_link_up{bus}                   gauge      1 while an agent's link to the plant's bus, or its sensors', is up
+    gemel_outbox_revisions               gauge      an agent's revisions that wait for the broker
+    gemel_outbox_dropped_total           counter    revisions that its outbox had no room for
+    gemel_alerts_total{event}            counter    alerts that an agent raised and cleared
+    gemel_drifts_total{kind}             counter    drifts that an agent found: of an input, of the error
+    gemel_round_requests_total{outcome}  counter    an agent's requests for rounds: asked, and their answers
     gemel_registry_messages_total{outcome,reason}  counter  what the twin registry heard
     gemel_chain_lag_blocks               gauge      blocks between the chain's head and what a service has finished
     gemel_loop_lag_seconds               histogram  how late the event loop wakes a sleeper
@@ -23,12 +29,12 @@ What only some services have is registered by its first use, so that nobody show
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -85,6 +91,27 @@ class Metrics:
         return Gauge("gemel_twin_version", "Version of the twin published last.", registry=self.registry)
 
     @cached_property
+    def alerts(self) -> Counter:
+        """An agent's."""
+        return Counter("gemel_alerts", "Alerts raised and cleared.", ["event"], registry=self.registry)
+
+    @cached_property
+    def drifts(self) -> Counter:
+        """An agent's that watches for drift."""
+        return Counter("gemel_drifts", "Drifts found, by what drifted.", ["kind"], registry=self.registry)
+
+    @cached_property
+    def round_requests(self) -> Counter:
+        """An agent's that watches for drift and learns."""
+        return Counter(
+            "gemel_round_requests", "Requests for rounds, and their answers.", ["outcome"], registry=self.registry
+        )
+
+    @cached_property
+    def _link_up(self) -> Gauge:
+        return Gauge("gemel_link_up", "Whether the link to a bus is up.", ["bus"], registry=self.registry)
+
+    @cached_property
     def registry_messages(self) -> Counter:
         """The twin registry's."""
         return Counter(
@@ -115,6 +142,14 @@ class Metrics:
         """Show a bus's counts from now on. Once for each process, which has one bus."""
         self.registry.register(_BusCollector(counts))
 
+    def watch_link(self, bus: str, connected: Callable[[], bool]) -> None:
+        """Show from now on whether that link is up."""
+        self._link_up.labels(bus).set_function(connected)
+
+    def watch_outbox(self, depth: Callable[[], int], dropped: Callable[[], int]) -> None:
+        """Show an agent's outbox from now on."""
+        self.registry.register(_OutboxCollector(depth, dropped))
+
 
 class _BusCollector(Collector):
     def __init__(self, counts: BusCounts) -> None:
@@ -128,6 +163,16 @@ class _BusCollector(Collector):
         yield CounterMetricFamily("gemel_mqtt_dropped", "QoS 0 messages without room.", counts.dropped)
         yield CounterMetricFamily("gemel_mqtt_unclaimed", "Messages that nobody wanted.", counts.unclaimed)
         yield CounterMetricFamily("gemel_mqtt_publishes_failed", "Publishes that failed.", counts.publishes_failed)
+
+
+class _OutboxCollector(Collector):
+    def __init__(self, depth: Callable[[], int], dropped: Callable[[], int]) -> None:
+        self._depth, self._dropped = depth, dropped
+
+    def collect(self) -> Iterator[Metric]:
+        """How full it is when somebody asks, and what it lost ever, restarts included."""
+        yield GaugeMetricFamily("gemel_outbox_revisions", "Revisions that wait for the broker.", self._depth())
+        yield CounterMetricFamily("gemel_outbox_dropped", "Revisions without room.", self._dropped())
 
 
 def _version() -> str:

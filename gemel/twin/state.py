@@ -190,24 +190,6 @@ def blank(site: str, asset: str) -> Twin:
     return Twin(SCHEMA, site, asset, 0, {}, {}, None)
 
 
-class Applied(StrEnum):
-    """What became of a reading."""
-
-    APPLIED = "applied"
-    DUPLICATE = "duplicate"  # a reading of this source time stands already
-    TOO_OLD = "too_old"  # a younger reading stands
-
-
-def apply_reading(twin: Twin, name: str, reading: Property) -> tuple[Twin, Applied]:
-    """The twin after one reading of property `name`; only a reading with a younger source time changes it."""
-    standing = twin.properties.get(name)
-    if standing is not None and reading.source_time_ms == standing.source_time_ms:
-        return twin, Applied.DUPLICATE
-    if standing is not None and reading.source_time_ms < standing.source_time_ms:
-        return twin, Applied.TOO_OLD
-    return _changed(twin, properties={**twin.properties, name: reading}), Applied.APPLIED
-
-
 def hold(twin: Twin, readings: Mapping[str, Property]) -> Twin:
     """The twin with these readings, whatever stands: who calls has decided on their order."""
     return _changed(twin, properties={**twin.properties, **readings}) if readings else twin

@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from edge_agent.metrics import AgentMetrics
+from edge_agent.sensing.mapping import SensorMap
 from edge_agent.twinning.acting import DesiredDesk
 from edge_agent.twinning.live import LiveTwin
 from edge_agent.twinning.twin_file import ActuatorMap, load_plugin, load_twin_file
 from gemel.adapters.clock import SystemClock
 from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.errors import ConfigError, Refused
+from gemel.host.metrics import Metrics
 from gemel.ports import BusMessage
 from gemel.twin.state import Desired, DesiredState
 from gemel.wire import topics
@@ -66,8 +69,11 @@ async def desk_with(folder: Path, plugin: Valve, monkeypatch: pytest.MonkeyPatch
     actuators = {"valve": ActuatorMap("%", plugin="rig:valve", retry_s=0.1)}
     bus, clock = NoBus(), SystemClock()
     async with SqliteRecords(folder / "records.sqlite") as records:
-        twin = await LiveTwin.load("north", "press-1", bus=bus, clock=clock, records=records, rate_hz=5)
-        desk = await DesiredDesk.load(actuators, twin=twin, bus=bus, clock=clock, records=records)
+        metrics = AgentMetrics(Metrics("test"))
+        twin = await LiveTwin.load(
+            "north", "press-1", bus=bus, clock=clock, records=records, metrics=metrics, rate_hz=5
+        )
+        desk = await DesiredDesk.load(actuators, twin=twin, bus=bus, machines=bus, clock=clock, records=records)
         running = asyncio.create_task(desk.run())
         await asyncio.sleep(0)
         try:
@@ -150,6 +156,8 @@ async def test_retained_request_is_refused_and_the_answer_goes_only_where_answer
         ('[actuator.a]\nunit = "%"\ntopic = "t"', "tolerance"),
         ('[actuator.a]\nunit = "%"\ntopic = "t/#"\ntolerance = 1', "without"),
         ('[actuator.a]\nunit = "%"\ntopic = "gemel/v1/north/twin/a/state"\ntolerance = 1', "of the plant"),
+        ('[actuator.a]\nunit = "%"\ntopic = "t-{asset}"\ntolerance = 1', "whole levels"),
+        ('[actuator.a]\nunit = "%"\ntopic = "t/{machine}"\ntolerance = 1', "whole levels"),
         ('[actuator.a]\nunit = "%"\ntopic = "t"\ntolerance = 1\npayload = "$speed"', "words only"),
         ('[actuator.a]\nunit = "%"\ntopic = "t"\ntolerance = 1\npayload = "5$"', "words only"),
         ('[actuator.a]\nunit = "%"\ntopic = "t"\ntolerance = 1\nminimum = 2\nmaximum = 1', "at most the maximum"),
@@ -162,6 +170,21 @@ def test_file_that_contradicts_itself_is_refused_in_one_line(text: str, says: st
     with pytest.raises(ConfigError, match=f"twin.toml: .*{says}") as refused:
         load_twin_file(text.encode(), "twin.toml")
     assert "\n" not in str(refused.value)
+
+
+def test_further_machines_have_the_actuators_whose_topic_names_them_as_the_plant_does() -> None:
+    own = '[actuator.a]\nunit = "%"\ntopic = "t"\ntolerance = 1\n'
+    named = '[actuator.b]\nunit = "%"\ntopic = "t/{asset}/b"\ntolerance = 1\n'
+    file = load_twin_file((own + named + '[actuator.c]\nunit = "%"\nplugin = "m:p"').encode(), "twin.toml")
+    mapping = SensorMap(assets={"Press 2": "press-2"})
+    assert {n: a.topic for n, a in file.actuators(mapping.called("press-1"), own=True).items()} == {
+        "a": "t",
+        "b": "t/press-1/b",
+        "c": "",
+    }
+    assert {n: a.topic for n, a in file.actuators(mapping.called("press-2"), own=False).items()} == {
+        "b": "t/Press 2/b"
+    }
 
 
 def test_plug_in_is_an_object_with_apply() -> None:

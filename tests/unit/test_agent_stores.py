@@ -17,7 +17,7 @@ from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.errors import ConfigError, Refused
 from gemel.host.metrics import Metrics
 from gemel.learning.tasks.hydraulic import task
-from gemel.twin.state import Property, Quality, Twin, apply_reading, from_json
+from gemel.twin.state import Property, Quality, Twin, from_json, hold
 from gemel.twin.window import Example, Shape, Window
 from gemel.wire.reasons import Reason
 from gemel.wire.types import sha256
@@ -210,13 +210,17 @@ async def test_version_stays_above_all_that_was_published_even_after_a_crash(tmp
         for life in range(3):
             bus = SpyBus()
             twin = await LiveTwin.load(
-                "north", "press-1", bus=bus, clock=SystemClock(), records=CrashSafe(records), rate_hz=1000
+                "north",
+                "press-1",
+                bus=bus,
+                clock=SystemClock(),
+                records=CrashSafe(records),
+                metrics=AgentMetrics(Metrics("test")),
+                rate_hz=1000,
             )
-            publishing = asyncio.create_task(twin.run(AgentMetrics(Metrics("test"))))
+            publishing = asyncio.create_task(twin.run())
             for change in range(1, 1500):
-                changed, _ = apply_reading(
-                    twin.now, "TS1", Property(1.0, "degC", life * 10_000 + change, 0, Quality.GOOD)
-                )
+                changed = hold(twin.now, {"TS1": Property(1.0, "degC", life * 10_000 + change, 0, Quality.GOOD)})
                 twin.become(changed)
                 if change % 300 == 0:
                     bus.something.clear()

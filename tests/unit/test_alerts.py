@@ -19,9 +19,9 @@ from gemel.twin.state import (
     Quality,
     RunningModel,
     Twin,
-    apply_reading,
     blank,
     diagnose,
+    hold,
 )
 from gemel.wire.types import sha256
 
@@ -32,8 +32,7 @@ FAILING = AlertRule("failing", "health.cooler.condition", equals="near_failure",
 
 
 def reading(value: float | None, quality: Quality = Quality.GOOD) -> Twin:
-    twin, _ = apply_reading(blank("north", "press-1"), "TS1", Property(value, "degC", 1, 2, quality))
-    return twin
+    return hold(blank("north", "press-1"), {"TS1": Property(value, "degC", 1, 2, quality)})
 
 
 def cooler(condition: str, confidence: float, quality: Quality = Quality.GOOD) -> Twin:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from edge_agent.sensing.decoding import Decoded, Reading
 from edge_agent.sensing.intake import Intake, Taken
 from edge_agent.sensing.mapping import PropertyMap
@@ -14,6 +17,7 @@ HOUR_MS = 3_600_000
 PROPERTIES = {
     "TS1": PropertyMap("degC", stale_after_s=2.0, dead_band=1.0),
     "flow": PropertyMap("l/min", max_rate_hz=1.0),
+    "plain": PropertyMap("%"),
 }
 
 
@@ -55,6 +59,23 @@ def test_windows_get_every_reading_that_dead_band_and_rate_keep_from_the_twin() 
     assert machine.counted == [Verdict.PASSES, Verdict.UNCHANGED, Verdict.PASSES, Verdict.WAITS]
     machine.tend(1.0)
     assert machine.twin.properties["flow"].value == 2
+
+
+@given(st.lists(st.tuples(st.integers(0, 5) | st.integers(0, 2**40), st.floats(-9, 9)), max_size=20))
+def test_youngest_source_time_stands_whatever_the_order_of_arrival_and_the_first_of_equals(
+    told: list[tuple[int, float]],
+) -> None:
+    machine, first = Machine(), dict[int, float]()
+    for time_ms, value in told:
+        version = machine.twin.version
+        machine.hear("plain", value, time_ms)
+        passed = machine.counted[-1] is Verdict.PASSES
+        assert machine.twin.version == version + passed
+        assert passed == (time_ms > max(first, default=-1))
+        first.setdefault(time_ms, value)
+    if told:
+        standing = machine.twin.properties["plain"]
+        assert (standing.source_time_ms, standing.value) == (NOW_MS + max(first), first[max(first)])
 
 
 def test_late_reading_enters_windows_but_not_the_twin_and_a_duplicate_neither() -> None:

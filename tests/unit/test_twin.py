@@ -7,18 +7,17 @@ from hypothesis import strategies as st
 from gemel.errors import Malformed
 from gemel.twin.state import (
     MAX_TWIN_BYTES,
-    Applied,
     Diagnosis,
     InputWeight,
     Property,
     Quality,
     RunningModel,
     Twin,
-    apply_reading,
     blank,
     diagnose,
     distrust,
     from_json,
+    hold,
     install,
     mark_stale,
     merge,
@@ -74,60 +73,35 @@ def test_merge_does_not_depend_on_grouping(a: Twin, b: Twin, c: Twin) -> None:
     assert merge(merge(a, b), c) == merge(a, merge(b, c))
 
 
-@given(twins, st.lists(st.tuples(names, readings), max_size=20))
+@given(twins, st.dictionaries(names, readings), st.lists(names))
 def test_version_rises_by_one_with_every_change_and_not_otherwise(
-    twin: Twin, arriving: list[tuple[str, Property]]
+    twin: Twin, arriving: dict[str, Property], silent: list[str]
 ) -> None:
-    for name, reading in arriving:
-        after, applied = apply_reading(twin, name, reading)
-        assert after.version == twin.version + (applied is Applied.APPLIED)
-        assert (after is twin) == (applied is not Applied.APPLIED)
-        twin = after
-
-
-@given(st.lists(st.tuples(names, readings), max_size=20), st.randoms())
-def test_latest_source_times_stand_whatever_the_order_of_arrival(
-    arriving: list[tuple[str, Property]], random: object
-) -> None:
-    twin = blank("north", "press-1")
-    for name, reading in arriving:
-        twin, _ = apply_reading(twin, name, reading)
-    newest: dict[str, int] = {}
-    for name, reading in arriving:
-        newest[name] = max(newest.get(name, 0), reading.source_time_ms)
-    assert {name: p.source_time_ms for name, p in twin.properties.items()} == newest
-
-
-def test_older_reading_never_overwrites_a_younger_one() -> None:
-    twin, _ = apply_reading(blank("north", "press-1"), "TS1", good(2.0, 200))
-    late, applied = apply_reading(twin, "TS1", good(1.0, 100, ingest_ms=900))
-    assert applied is Applied.TOO_OLD
-    assert late.properties["TS1"].value == 2.0
-    again, applied = apply_reading(twin, "TS1", good(3.0, 200, ingest_ms=900))
-    assert applied is Applied.DUPLICATE
-    assert again.properties["TS1"].value == 2.0
+    for after in (hold(twin, arriving), mark_stale(twin, silent), distrust(twin, dict.fromkeys(silent, "%"), 5)):
+        assert after.version == twin.version + (after is not twin)
+    assert hold(twin, {}) is mark_stale(twin, []) is distrust(twin, {}, 5) is twin
 
 
 def test_silent_property_becomes_stale_by_our_clock_and_recovers() -> None:
     machine_clock_ms = 5_000_000_000_000  # the source's clock says nothing about its age
-    twin, _ = apply_reading(blank("north", "press-1"), "TS1", good(2.0, machine_clock_ms, ingest_ms=1_000))
+    twin = hold(blank("north", "press-1"), {"TS1": good(2.0, machine_clock_ms, ingest_ms=1_000)})
     assert mark_stale(twin, []) is twin
     stale = mark_stale(twin, ["TS1"])
     assert stale.properties["TS1"].quality is Quality.STALE
     assert stale.properties["TS1"].value == 2.0
     assert mark_stale(stale, ["TS1"]) is stale
     assert mark_stale(twin, ["unheard"]) is twin
-    fresh, _ = apply_reading(stale, "TS1", good(3.0, machine_clock_ms + 1, ingest_ms=10_000))
+    fresh = hold(stale, {"TS1": good(3.0, machine_clock_ms + 1, ingest_ms=10_000)})
     assert fresh.properties["TS1"].quality is Quality.GOOD
 
 
 def test_distrusted_property_keeps_its_value_and_unknown_one_enters_without_a_value() -> None:
-    twin, _ = apply_reading(blank("north", "press-1"), "TS1", good(2.0, 200))
+    twin = hold(blank("north", "press-1"), {"TS1": good(2.0, 200)})
     bad = distrust(twin, {"TS1": "degC", "TS2": "%"}, 300)
     assert bad.version == twin.version + 1
     assert bad.properties["TS1"] == Property(2.0, "degC", 200, 300, Quality.BAD)
     assert bad.properties["TS2"] == Property(None, "%", 0, 300, Quality.BAD)
-    recovered, _ = apply_reading(bad, "TS2", Property(9.0, "%", 1, 400, Quality.GOOD))
+    recovered = hold(bad, {"TS2": Property(9.0, "%", 1, 400, Quality.GOOD)})
     assert recovered.properties["TS2"].quality is Quality.GOOD
 
 
@@ -147,9 +121,9 @@ def test_documents_of_two_machines_do_not_merge() -> None:
 
 
 def test_document_is_superseded_by_a_higher_version_or_by_an_agent_that_began_anew() -> None:
-    first, _ = apply_reading(blank("north", "press-1"), "TS1", good(2.0, 200))
-    second, _ = apply_reading(first, "TS1", good(3.0, 300))
-    anew, _ = apply_reading(blank("north", "press-1"), "TS1", good(4.0, 400))
+    first = hold(blank("north", "press-1"), {"TS1": good(2.0, 200)})
+    second = hold(first, {"TS1": good(3.0, 300)})
+    anew = hold(blank("north", "press-1"), {"TS1": good(4.0, 400)})
     assert supersedes(first, None)
     assert supersedes(second, first)
     assert not supersedes(second, second)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gemel.errors import Malformed
 from gemel.twin.delta import apply, between, from_json, to_json
-from gemel.twin.state import Property, Quality, Twin, apply_reading, blank
+from gemel.twin.state import Property, Quality, Twin, blank, hold
 from tests.unit.test_twin import twins as plain_twins
 from tests.unit.test_twin_sections import alerts, desired, names, settable
 
@@ -44,9 +44,9 @@ def test_reader_that_missed_one_is_told_so(old: Twin, new: Twin, gap: int) -> No
 
 def test_delta_carries_what_changed_and_nothing_else() -> None:
     reading = Property(1.0, "degC", 7, 8, Quality.GOOD)
-    old, _ = apply_reading(blank("north", "press-1"), "TS1", reading)
-    old, _ = apply_reading(old, "TS2", reading)
-    new, _ = apply_reading(old, "TS2", replace(reading, value=2.0, source_time_ms=9))
+    old = hold(blank("north", "press-1"), {"TS1": reading})
+    old = hold(old, {"TS2": reading})
+    new = hold(old, {"TS2": replace(reading, value=2.0, source_time_ms=9)})
     assert json.loads(to_json(between(old, new))) == {
         "schema": "gemel.twin.delta/1",
         "site": "north",

@@ -16,7 +16,7 @@ from gemel.errors import ConfigError
 from gemel.twin import asset_shell, thing_description
 from gemel.twin.alerts import AlertBook, AlertRule, event_to_json, look
 from gemel.twin.desired import DesiredChange
-from gemel.twin.state import Property, Quality, Settable, Twin, apply_reading, offer, to_json
+from gemel.twin.state import Property, Quality, Settable, Twin, hold, offer, to_json
 from gemel.wire.messages import encode
 from tests.unit.test_twin_delta import twins
 from tests.unit.test_twin_sections import diagnosed
@@ -31,7 +31,7 @@ TYPES = {"boolean", "integer", "number", "string", "object", "array", "null"}
 
 
 def machine() -> Twin:
-    twin, _ = apply_reading(diagnosed(), "TS1", Property(None, "degC", 3, 4, Quality.BAD))
+    twin = hold(diagnosed(), {"TS1": Property(None, "degC", 3, 4, Quality.BAD)})
     return offer(twin, {"speed": Settable("rpm", 0.0, 3000.0), "valve": Settable("%")})
 
 

@@ -10,7 +10,7 @@ from gemel.twin.alerts import AlertBook, AlertRule, event_to_json, look
 from gemel.twin.delta import between
 from gemel.twin.delta import to_json as delta_to_json
 from gemel.twin.schema import FILE, json_schema, schema_text
-from gemel.twin.state import Property, Quality, Twin, apply_reading, blank, to_json
+from gemel.twin.state import Property, Quality, Twin, blank, hold, to_json
 from tests.unit.test_twin_delta import twins
 
 SCHEMA = json_schema()
@@ -38,7 +38,7 @@ def test_every_state_and_delta_follows_it(old: Twin, new: Twin) -> None:
 
 
 def test_every_event_follows_it() -> None:
-    twin, _ = apply_reading(blank("north", "press-1"), "TS1", Property(80.0, "degC", 1, 2, Quality.GOOD))
+    twin = hold(blank("north", "press-1"), {"TS1": Property(80.0, "degC", 1, 2, Quality.GOOD)})
     book, _ = look((AlertRule("hot", "TS1", above=70.0),), AlertBook(), {}, twin, now_s=0, now_ms=5)
     (event,) = book.unsaid
     part("AlertEvent").validate(json.loads(event_to_json(event)))

@@ -21,11 +21,11 @@ from gemel.twin.state import (
     Severity,
     Twin,
     adrift,
-    apply_reading,
     blank,
     desire,
     diagnose,
     from_json,
+    hold,
     merge,
     offer,
     to_json,
@@ -95,7 +95,7 @@ def test_document_of_before_there_were_these_sections_is_still_read() -> None:
 
 
 def diagnosed() -> Twin:
-    twin, _ = apply_reading(blank("north", "press-1"), "flow.rate", Property(8.0, "l/min", 1, 2, Quality.GOOD))
+    twin = hold(blank("north", "press-1"), {"flow.rate": Property(8.0, "l/min", 1, 2, Quality.GOOD)})
     cooler = Diagnosis("near_failure", 0.9, (InputWeight("TS1", 0.6),), 5, Quality.UNCERTAIN)
     return diagnose(twin, RunningModel(sha256(b"m"), 1), {"cooler.main": cooler})
 
@@ -138,7 +138,7 @@ def test_name_at_which_nothing_stands_gives_nothing() -> None:
 
 def test_reading_cannot_pass_itself_off_as_a_diagnosis() -> None:
     forged = Property(1.0, "", 1, 2, Quality.GOOD)
-    twin, _ = apply_reading(diagnosed(), "health.cooler.main.confidence", forged)
+    twin = hold(diagnosed(), {"health.cooler.main.confidence": forged})
     known = look_up(twin, "health.cooler.main.confidence")
     assert known is not None
     assert known.value == 0.9
