@@ -1,7 +1,7 @@
 """Many agents in one process, on the same training code as the plant's: baselines, figures, tuning.
 
-What the plant adds (sealing, votes, deployment) is left out; what the weights go through is not: pass the rounding
-as `on_update`.
+What the plant adds (sealing, votes, deployment) is left out; what the weights go through is not: pass what happens
+to an update on its way as `on_update`, and to their sum as `combine`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from gemel.wire.messages import TrainingPlan
 from gemel.wire.tensors import Model, Vector, flatten, unflatten
 
 OnUpdate = Callable[[int, Vector], Vector]  # (agent's number, its update) → what arrives of it
+Combine = Callable[[Vector, Sequence[Vector], Sequence[int]], Vector]  # (base, updates, each one's n_k) → next model
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,12 @@ def agent_seed(seed: int, agent: int) -> int:
     return int(np.random.SeedSequence((seed, agent)).generate_state(1)[0])
 
 
+def fed_avg(base: Vector, updates: Sequence[Vector], weights: Sequence[int]) -> Vector:
+    """FedAvg (McMahan et al. 2017) in the open: base + Σ n_k/n · update_k."""
+    mean = np.average(np.stack(updates), axis=0, weights=np.array(weights, np.float64))
+    return (base + mean).astype(np.float32)
+
+
 def federate(
     agents: Sequence[tuple[Task, Windows]],
     model: Model,
@@ -42,8 +49,9 @@ def federate(
     rounds: int,
     seed: int,
     on_update: OnUpdate | None = None,
+    combine: Combine = fed_avg,
 ) -> Iterator[SimulatedRound]:
-    """FedAvg (McMahan et al. 2017): M' = M + Σ n_k/n · (M_k − M), round by round from `model`.
+    """Federated averaging round by round from `model`; `combine` makes each round's model of the updates.
 
     Each agent brings its own task, so that one of them may misbehave.
     """
@@ -57,9 +65,7 @@ def federate(
         updates = tuple(flatten(result.model) - base for result in trained)
         if on_update is not None:
             updates = tuple(on_update(number, update) for number, update in enumerate(updates))
-        weights = np.array([result.samples for result in trained], np.float64)
-        average = np.average(np.stack(updates), axis=0, weights=weights)
-        model = unflatten((base + average).astype(np.float32), manifest)
+        model = unflatten(combine(base, updates, [result.samples for result in trained]), manifest)
         yield SimulatedRound(round_, model, trained, updates)
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mutations import KINDS
+from tests.support.mutations import KINDS, SIGNED
 
 COUNT = 10_000
-SIGNED = {"packed-frame", "one-time-frame", "one-time-letter"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

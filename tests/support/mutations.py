@@ -204,6 +204,7 @@ KINDS = (
     *("packed-frame", "packed-update", "packed-sum", "packed-opened-sum"),
     *("one-time-frame", "one-time-update", "one-time-sum", "one-time-letter", "one-time-total", "one-time-context"),
 )
+SIGNED = {"packed-frame", "one-time-frame", "one-time-letter"}  # of these no mutation is taken for anything
 
 
 def main(kind: str, count: int, seed: int) -> None:
