@@ -6,7 +6,7 @@ words follows from policy, model size and context:
     offset  size  field
     0       4     magic b"GSEL"
     4       1     version (1)
-    5       1     scheme (1 = bfv-packed, 2 = one-time-keys: onetime/frames.py says what differs)
+    5       1     scheme (1 = bfv-packed, 2 = one-time-keys: onetime/frames.py says what differs; 3 = ckks: ckks/frames.py)
     6       1     kind (1 update, 2 sum)
     7       1     reserved, zero
     8       4     contributors: 1 in an update, how many were added in a sum
@@ -50,7 +50,7 @@ Words = NDArray[np.uint64]  # one ciphertext: shape (2, 4096), each below MODULU
 
 _HEAD = struct.Struct("<4sBBBBIIIIQI32s")
 MAGIC, VERSION = b"GSEL", 1
-_SCHEMES = {"bfv-packed": 1, "one-time-keys": 2}
+_SCHEMES = {"bfv-packed": 1, "one-time-keys": 2, "ckks": 3}
 _OPENED_HEAD = struct.Struct("<4sBBHII")
 _OPENED_MAGIC, _OPENED_VERSION = b"GOPN", 1
 

@@ -42,7 +42,7 @@ def decode(kind: type[T], data: bytes) -> T:
 class SealingPolicy(Body, frozen=True):
     """How updates are sealed: what the budget is computed from."""
 
-    scheme: Literal["bfv-packed", "one-time-keys"]  # the services run the first; founding refuses the second
+    scheme: Literal["bfv-packed", "one-time-keys", "ckks"]  # the services run the first; founding refuses the second
     bits: Annotated[int, msgspec.Meta(ge=2, le=16)]  # of a quantised value
     clip: PositiveFloat  # values are clipped to ± clip before they are quantised
     contributors: Annotated[int, msgspec.Meta(ge=1, le=1000)]  # at most so many updates in a sum
