@@ -5,6 +5,8 @@ The services still name bfv-packed's classes (work.py): founding refuses a plan 
 
 from __future__ import annotations
 
+from gemel.sealing.ckks.sealer import CkksSealer
+from gemel.sealing.ckks.summer import CkksSummer
 from gemel.sealing.onetime.sealer import OneTimeSealer
 from gemel.sealing.onetime.summer import OneTimeSummer
 from gemel.sealing.ports import SealerPort, SummerPort
@@ -18,6 +20,8 @@ def sealer_of(context: bytes, policy: SealingPolicy, parameters: int, agent: Add
     """An agent's side; `agent` is its address, which one-time keys bind. Raises as the scheme's sealer."""
     if policy.scheme == "one-time-keys":
         return OneTimeSealer(context, policy, parameters, agent)
+    if policy.scheme == "ckks":
+        return CkksSealer(context, policy, parameters)
     return Sealer(context, policy, parameters)
 
 
@@ -25,4 +29,6 @@ def summer_of(context: bytes, policy: SealingPolicy, parameters: int) -> SummerP
     """The coordinator's and the validators' side. Raises as the scheme's summer."""
     if policy.scheme == "one-time-keys":
         return OneTimeSummer(context, policy, parameters)
+    if policy.scheme == "ckks":
+        return CkksSummer(context, policy, parameters)
     return Summer(context, policy, parameters)
