@@ -1,7 +1,8 @@
 """One EVM node over JSON-RPC: typed answers, one policy for when it is away. Only this module imports web3.
 
-web3.py gives the transport and the formats; its own retries are off, because with a node that is down they add up
-to 20 s before anybody hears of it. Reverts come as `CallReverted` with the contract's bytes, whatever the node.
+web3.py gives the formats; its own retries are off, because with a node that is down they add up to 20 s before
+anybody hears of it, and so is its own transport (see _Provider). Reverts come as `CallReverted` with the contract's
+bytes, whatever the node.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from web3.exceptions import (
     Web3RPCError,
 )
 from web3.middleware import ExtraDataToPOAMiddleware
+from web3.types import RPCEndpoint
 
 from gemel.errors import ChainUnavailable, ConfigError
 from gemel.wire.types import Address, Digest
@@ -90,6 +92,23 @@ class Receipt:
     logs: tuple[Log, ...]
 
 
+class _Provider(AsyncHTTPProvider):
+    """Requests over one session of our own.
+
+    web3's transport takes a thread's lock before each request, for all providers of a process. A request that is
+    cancelled while it waits for that lock may leave it locked for ever: then no chain call returns any more, and the
+    process does not end (seen with web3 8.0, where SIGTERM cancelled a request).
+    """
+
+    session: ClientSession | None = None
+
+    async def _make_request(self, method: RPCEndpoint, request_data: bytes) -> bytes:  # noqa: ARG002  as web3 calls it
+        assert self.session is not None, "a node is used inside its `async with`"
+        assert self.endpoint_uri is not None
+        async with self.session.post(self.endpoint_uri, data=request_data, **self.get_request_kwargs()) as answer:
+            return await answer.read()
+
+
 class EvmNode:
     """A connection to one endpoint. Open it with `async with`.
 
@@ -99,7 +118,7 @@ class EvmNode:
     def __init__(self, rpc_url: str, patience: Patience | None = None) -> None:
         self.rpc_url = rpc_url
         self._patience = patience or Patience()
-        self._provider = AsyncHTTPProvider(
+        self._provider = _Provider(
             rpc_url,
             request_kwargs={"timeout": ClientTimeout(total=self._patience.request_s)},
             exception_retry_configuration=None,
@@ -108,14 +127,14 @@ class EvmNode:
         self._web3.middleware_onion.inject(ExtraDataToPOAMiddleware, layer=0)  # Clique, QBFT: longer extraData
 
     async def __aenter__(self) -> Self:
-        # web3's own session opens a connection for every request
-        await self._provider.cache_async_session(ClientSession(raise_for_status=True))
+        self._provider.session = ClientSession(raise_for_status=True)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._provider.disconnect()
+        assert self._provider.session is not None
+        await self._provider.session.close()
 
     async def _ask(self, request: Callable[[], Awaitable[_T]]) -> _T:
         """Ask until there is an answer. An answer that says no is one, and is not asked for again."""

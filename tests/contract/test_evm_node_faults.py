@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
+from web3._utils.http_session_manager import HTTPSessionManager
 
 from gemel.adapters.evm_chain import EvmChain
 from gemel.adapters.evm_deploy import Deployed, deploy
@@ -134,6 +135,12 @@ async def test_node_that_never_answers_sensibly_is_unavailable(
         proxy.method, proxy.faults = "eth_call", [fault] * 1000
         with pytest.raises(ChainUnavailable):
             await chain.parties()
+
+
+async def test_lock_that_a_cancelled_request_left_in_web3_stops_no_other_request(proxy: Proxy) -> None:
+    with HTTPSessionManager._lock:  # of all providers in the process; nobody would ever release it
+        async with asyncio.timeout(5), EvmNode(proxy.url) as node:
+            assert (await node.head()).number == 0
 
 
 async def test_node_that_is_not_there_is_unavailable() -> None:
