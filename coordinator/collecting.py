@@ -9,13 +9,14 @@ from coordinator import machine
 from coordinator.driver import Driver
 from coordinator.machine import Event, Round
 from coordinator.office import Office
-from gemel.errors import IllegalEvent, PeerError
+from gemel.errors import IllegalEvent, PeerError, Refused
 from gemel.exchange import admission
 from gemel.exchange.post import reason_of
 from gemel.ports import RoundState
 from gemel.sealing.work import check_body, sum_frames
 from gemel.wire.envelope import Kind
 from gemel.wire.messages import Aggregate, Entry
+from gemel.wire.reasons import Reason
 
 GRACE_S = 1.0  # a fetch begun after the deadline (after a crash) gets at least so long
 
@@ -50,13 +51,26 @@ async def _collect(office: Office, driver: Driver, round_: Round, entry: Entry) 
 
 
 async def add_frames(office: Office, round_: Round) -> Event:
-    """Add the ciphertexts in a worker; order by device, so that validators get the same bytes."""
+    """Weigh the updates, and add the ciphertexts in a worker; whoever is left out is told why."""
+    included = admission.weighed(round_.included, office.policy)
+    await _say_who_is_left_out(office, round_, included)
+    owners = round_.distinct_owners(frozenset(entry.device for entry in included))
+    if owners < round_.minimum_owners:
+        raise Refused(Reason.TOO_FEW_OWNERS, f"updates of {owners} owners count, {round_.minimum_owners} needed")
     folder = office.folder(round_)
-    frames = [folder.frames / entry.device for entry in round_.included]
+    frames = [(folder.frames / entry.device, entry.level) for entry in included]
     context = await folder.read("context")
     total = await office.workers.run(sum_frames, context, office.policy.sealing, office.task.manifest.size, frames)
     await folder.write("sum", total)
-    return machine.SumAdded(admission.root_of(round_.included), await office.transfers.offer(total))
+    return machine.SumAdded(included, admission.root_of(included), await office.transfers.offer(total))
+
+
+async def _say_who_is_left_out(office: Office, round_: Round, included: tuple[Entry, ...]) -> None:
+    counted = {entry.device for entry in included}
+    for entry in round_.included:
+        if entry.device not in counted:
+            none = Refused(Reason.NO_WEIGHT, "trust, or the policy's share, leaves it none in this sum")
+            await office.receipt(round_.number, entry.device, none, entry.transfer)
 
 
 async def anchor_sum(office: Office, round_: Round) -> Event:
@@ -69,7 +83,7 @@ async def anchor_sum(office: Office, round_: Round) -> Event:
             updates_root=round_.updates_root,
             sum_digest=round_.sum.digest,
             owners=round_.distinct_owners(round_.taken),
-            weight=sum(e.weight for e in round_.included),
+            weight=admission.weight_of(round_.included),
         )
     return machine.SumAnchored()
 
@@ -77,6 +91,6 @@ async def anchor_sum(office: Office, round_: Round) -> Event:
 async def publish_aggregate(office: Office, round_: Round) -> None:
     """Tell validators and custodian which frames are in which sum."""
     assert round_.sum is not None
-    weight = sum(e.weight for e in round_.included)
+    weight = admission.weight_of(round_.included)
     aggregate = Aggregate(round_.included, round_.updates_root, round_.sum, weight)
     await office.announce(round_, office.post.topics.aggregate, Kind.AGGREGATE, aggregate, "aggregate")

@@ -8,6 +8,7 @@ from coordinator import machine
 from coordinator.machine import Event, Round
 from coordinator.office import Office
 from gemel.errors import ChainReverted, Refused
+from gemel.exchange import admission
 from gemel.exchange.chain_watch import RoundEnded
 from gemel.learning.measuring import Report, examine
 from gemel.ports import RoundState
@@ -54,7 +55,7 @@ async def measure(office: Office, round_: Round) -> Event:
     """Compute the candidate, measure and explain it on our own reference set, and propose it."""
     folder = office.folder(round_)
     base, opened = await office.blobs.get(round_.base), await folder.read("opened")
-    weight = sum(entry.weight for entry in round_.included)
+    weight = admission.weight_of(round_.included)
     candidate = await office.workers.run(candidate_model, base, opened, office.policy.sealing, weight)
     model = await office.blobs.put(candidate)
     report: Report = await office.workers.run(
@@ -134,7 +135,7 @@ async def clean_up(office: Office, round_: Round) -> None:
     """Drop the round's offers and messages, and its ciphertexts where the plan does not keep them."""
     if round_.sum is not None:
         await office.transfers.withdraw(round_.sum)
-    for entry in round_.included:
+    for entry in round_.entries.values():
         await office.transfers.withdraw(entry.transfer)
     await office.mailbox.clear_through(round_.number)
     if not office.plan.keep_frames:

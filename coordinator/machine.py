@@ -36,6 +36,7 @@ from msgspec.structs import replace
 from gemel.errors import IllegalEvent
 from gemel.wire.chunks import Transfer
 from gemel.wire.messages import Entry
+from gemel.wire.reasons import Reason
 from gemel.wire.types import NO_DIGEST, Address, Digest
 
 
@@ -149,8 +150,9 @@ class FrameRefused(Event, frozen=True):
 
 
 class SumAdded(Event, frozen=True):
-    """The ciphertexts are added."""
+    """The ciphertexts are added: of `included`, each at its level. Whoever else was taken counts for nothing."""
 
+    included: tuple[Entry, ...]
     updates_root: Digest
     sum: Transfer
 
@@ -341,7 +343,16 @@ def _moves(state: State, *effects: Effect, fields: tuple[str, ...] = ()) -> Call
 
 
 def _added(round_: Round, event: SumAdded, _now_ms: int) -> Step:
-    return replace(round_, updates_root=event.updates_root, sum=event.sum), (AnchorSum(),)
+    entries = {entry.device: entry for entry in event.included}
+    round_ = replace(
+        round_,
+        entries={**round_.entries, **entries},
+        taken=frozenset(entries),
+        refused={**round_.refused, **dict.fromkeys(round_.taken - entries.keys(), Reason.NO_WEIGHT)},
+        updates_root=event.updates_root,
+        sum=event.sum,
+    )
+    return round_, (AnchorSum(),)
 
 
 TABLE: dict[tuple[State, type[Event]], Callable[[Round, Any, int], Step]] = {

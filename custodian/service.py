@@ -124,7 +124,8 @@ class Custodian:
             if await self.records.get(_OPENING, str(number)) != digest:
                 raise Refused(Reason.DUPLICATE, "another sum of this round has been opened")
             log.info("going on with an opening that a crash interrupted", number=number)
-        opened = await self.workers.run(open_sum, key.secret, sealed_sum, len(aggregate.entries))
+        added = sum(entry.level for entry in aggregate.entries)
+        opened = await self.workers.run(open_sum, key.secret, sealed_sum, added)
         wrapped = await asyncio.to_thread(boxes.wrap, opened, [c.box for c in self.post.trust.collectors])
         transfer = await self.transfers.offer(wrapped)
         await self.post.say(

@@ -136,7 +136,7 @@ class Validator:
         for refusal in await asyncio.gather(*collecting, return_exceptions=True):
             if refusal is not None:
                 raise refusal  # the first, by itself: a group of them would pass as our own fault
-        frames = [folder.frames / entry.device for entry in sorted(aggregate.entries, key=lambda e: e.device)]
+        frames = [(folder.frames / entry.device, entry.level) for entry in aggregate.entries]
         total = await self.workers.run(sum_frames, context, self.policy.sealing, self.task.manifest.size, frames)
         if sha256(total) != record.sum_digest:
             raise Refused(Reason.DIGEST_MISMATCH, "the sum on chain is not the sum of these frames")
@@ -156,7 +156,7 @@ class Validator:
         """How many owners stand behind the sum. Raises Refused where lists, chain and registry do not agree."""
         if admission.root_of(roster.entries) != record.roster_root:
             raise Refused(Reason.DIGEST_MISMATCH, "the roster is not the one whose root is on chain")
-        if not set(aggregate.entries) <= set(roster.entries):
+        if not set(map(admission.listed, aggregate.entries)) <= set(roster.entries):
             raise Refused(Reason.NO_COMMITMENT, "an update is in the sum that was not on the list")
         if admission.root_of(aggregate.entries) != record.updates_root:
             raise Refused(Reason.DIGEST_MISMATCH, "the updates are not those whose root is on chain")
@@ -164,7 +164,9 @@ class Validator:
         if strangers or len({e.device for e in aggregate.entries}) != len(aggregate.entries):
             raise Refused(Reason.UNREGISTERED, f"{strangers or 'a device twice'}")
         owners = len({self.agents.records[e.device].owner for e in aggregate.entries})
-        if owners != record.owners or sum(e.weight for e in aggregate.entries) != record.weight:
+        if admission.weighed(aggregate.entries, self.policy) != aggregate.entries:
+            raise Refused(Reason.OVERWEIGHT, "the updates are not weighed as the policy says")
+        if owners != record.owners or admission.weight_of(aggregate.entries) != record.weight:
             raise Refused(Reason.OVERWEIGHT, "owners or weight on chain are not those of the updates")
         return owners
 

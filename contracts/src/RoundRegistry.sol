@@ -252,9 +252,9 @@ contract RoundRegistry is Attestations {
     }
 
     /// @notice The sealed sum. Too few owners are refused here, before a validator or the custodian looks at it.
-    /// @param updatesRoot Merkle root of (device, digest, weight) over the frames in the sum
+    /// @param updatesRoot Merkle root of (device, digest, n_k, level) over the frames in the sum
     /// @param owners distinct owners of the contributing devices; validators recompute it
-    /// @param weight sum of n_k
+    /// @param weight sum of level times n_k
     function proposeSum(
         bytes32 task_,
         uint64 round_,

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from gemel.errors import Refused
+from gemel.learning.weighting import Contributor, weigh
 from gemel.wire import boxes, envelope, merkle
 from gemel.wire.envelope import HEADER_BYTES, Envelope, Expected, Header, Kind
-from gemel.wire.messages import Commitment, Entry, Policy
+from gemel.wire.messages import WHOLE, Commitment, Entry, Policy
 from gemel.wire.reasons import Reason
 from gemel.wire.trust import Trust
 from gemel.wire.types import Address, Digest
@@ -78,6 +81,34 @@ def check_frame(frame: bytes, entry: Entry, terms: Terms) -> Envelope:
     return update
 
 
+def weighed(entries: Iterable[Entry], policy: Policy) -> tuple[Entry, ...]:
+    """Which of these updates are in their sum, by device, each with its level: `weighed` of the result is the result.
+
+    Coordinator, validators and auditor compute it from the same entries and the policy whose digest is on chain. This
+    is where all of them get r_k and W_k: a trust contract is to be asked here (at the block that closed the list), in
+    place of the policy's table; W_k is 1 until agents sign explanations that it could be computed from.
+    """
+    entries = sorted(entries, key=lambda entry: entry.device)
+    contributors = [Contributor(e.device, e.weight, policy.trust.get(e.device, WHOLE), WHOLE) for e in entries]
+    levels = weigh(contributors, levels=policy.sealing.levels, max_share=policy.sealing.max_share)
+    return tuple(replace(entry, level=levels[entry.device]) for entry in entries if entry.device in levels)
+
+
+def listed(entry: Entry) -> Entry:
+    """An entry of a sum as it stood on the roster, where every level is 1."""
+    return replace(entry, level=1)
+
+
+def weight_of(entries: Iterable[Entry]) -> int:
+    """The sum of level · n_k: what a sum's mean is divided by."""
+    return sum(entry.level * entry.weight for entry in entries)
+
+
+def leaf_of(entry: Entry) -> bytes:
+    """The Merkle leaf of (device, digest, weight, level)."""
+    return merkle.leaf(entry.device, entry.digest, entry.weight, entry.level)
+
+
 def root_of(entries: Iterable[Entry]) -> Digest:
-    """The Merkle root over (device, digest, weight)."""
-    return merkle.root([merkle.leaf(e.device, e.digest, e.weight) for e in entries])
+    """The Merkle root over the entries' leaves."""
+    return merkle.root([leaf_of(entry) for entry in entries])

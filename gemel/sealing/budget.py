@@ -2,10 +2,11 @@
 
 BFV at ring degree N = 4096 with coefficient moduli of 54 and 55 bits: SEAL's 128-bit level, the second modulus spent
 at encryption, so ciphertexts live under the first (`MODULUS`). Past the noise budget decryption is wrong in every
-slot and says nothing, so lanes are chosen by this bound on the noise of a sum of K fresh public-key ciphertexts:
+slot and says nothing, so lanes are chosen by this bound on the noise of a sum of K fresh public-key ciphertexts, each
+multiplied by at most L (the policy's levels):
 
-    variance of a coefficient = K · (1 + 2N/3 + 1) / 12    rounding c0, c1 times a ternary key, the scaled message
-    12 standard deviations < MODULUS / (2t)                a chance of about 1e-28 that a ciphertext opens wrongly
+    variance of a coefficient = L^2 · K · (1 + 2N/3 + 1) / 12   rounding c0, c1 times a ternary key, scaled message
+    12 standard deviations < MODULUS / (2t)                     a chance of about 1e-28 that a ciphertext opens wrong
 
 Held against SEAL's own invariant noise budget in tests/contract/test_sealing.py: the model is the tighter one.
 """
@@ -63,7 +64,7 @@ class Budget:
     @property
     def noise_margin_bits(self) -> float:
         """Bits of noise budget left after the last contributor, by the model above; below 0 sums do not open."""
-        return _noise_margin_bits(self.plain_modulus, self.policy.contributors)
+        return _noise_margin_bits(self.plain_modulus, self.policy)
 
     @property
     def chunks(self) -> int:
@@ -90,7 +91,10 @@ class Budget:
         return math.log2(self.policy.weight_cap / weight)
 
     def worst_rounding_error(self, contributors: int, total_weight: int) -> float:
-        """Largest error of a mean's value by rounding alone, in the update's unit, before error feedback."""
+        """Largest error of a mean's value by rounding alone, in the update's unit, before error feedback.
+
+        With levels, an update of level 3 counts as three contributors, and with 3 · n_k in the total.
+        """
         return 0.5 * self.step * contributors * self.policy.weight_cap / total_weight
 
     def check(self, max_frame_bytes: int | None = None) -> None:
@@ -111,9 +115,9 @@ class Budget:
             )
 
     TABLE_HEAD = (
-        "| scheme | bits | contributors | parameters | lanes | log2 t | headroom, bits | noise margin, bits "
+        "| scheme | bits | contributors | levels | parameters | lanes | log2 t | headroom, bits | noise margin, bits "
         "| sealed, bytes | bytes a parameter | step | worst error |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )
 
     def table_line(self) -> str:
@@ -121,9 +125,10 @@ class Budget:
         policy = self.policy
         worst = self.worst_rounding_error(policy.contributors, policy.contributors * policy.weight_cap)
         return (
-            f"| {policy.scheme} | {policy.bits} | {policy.contributors} | {self.parameters} | {self.lanes} "
-            f"| {math.log2(self.plain_modulus):.2f} | {self.headroom_bits:.4f} | {self.noise_margin_bits:.2f} "
-            f"| {self.body_bytes} | {self.bytes_per_parameter:.2f} | {self.step:.3g} | {worst:.3g} |"
+            f"| {policy.scheme} | {policy.bits} | {policy.contributors} | {policy.levels} | {self.parameters} "
+            f"| {self.lanes} | {math.log2(self.plain_modulus):.2f} | {self.headroom_bits:.4f} "
+            f"| {self.noise_margin_bits:.2f} | {self.body_bytes} | {self.bytes_per_parameter:.2f} "
+            f"| {self.step:.3g} | {worst:.3g} |"
         )
 
 
@@ -132,7 +137,7 @@ def budget_of(policy: SealingPolicy, parameters: int) -> Budget:
     """The budget with as many lanes as the noise allows. Never raises: call `check()` before using it."""
     base, lanes = _base(policy), 0
     plain_modulus = batching_prime(base)
-    while _noise_margin_bits(candidate := batching_prime(base ** (lanes + 1)), policy.contributors) >= 0:
+    while _noise_margin_bits(candidate := batching_prime(base ** (lanes + 1)), policy) >= 0:
         lanes, plain_modulus = lanes + 1, candidate
     return Budget(policy, parameters, lanes, plain_modulus)
 
@@ -147,11 +152,11 @@ def batching_prime(at_least: int) -> int:
 
 
 def _base(policy: SealingPolicy) -> int:
-    return 2 * largest_value(policy.bits) * policy.contributors + 1
+    return 2 * largest_value(policy.bits) * policy.contributors * policy.levels + 1
 
 
-def _noise_margin_bits(plain_modulus: int, contributors: int) -> float:
-    variance = contributors * (1 + 2 * RING_DEGREE / 3 + 1) / 12
+def _noise_margin_bits(plain_modulus: int, policy: SealingPolicy) -> float:
+    variance = policy.levels**2 * policy.contributors * (1 + 2 * RING_DEGREE / 3 + 1) / 12
     return math.log2(MODULUS / (2 * plain_modulus)) - math.log2(_NOISE_SIGMAS * math.sqrt(variance))
 
 

@@ -16,8 +16,8 @@ from gemel.wire.tensors import Vector
 def candidate_model(base: bytes, opened: bytes, policy: SealingPolicy, total_weight: int) -> bytes:
     """The candidate as safetensors: the base model (safetensors) plus the mean of the opened sum.
 
-    `total_weight` is the sum of n_k over the updates in the sum. Raises Malformed for bytes that are no model or no
-    opened sum of this policy, Refused(overweight) as `mean_update`.
+    `total_weight` is the sum of level · n_k over the updates in the sum. Raises Malformed for bytes that are no model
+    or no opened sum of this policy, Refused(overweight) as `mean_update`.
     """
     model = tensors.from_bytes(base)
     manifest = tensors.manifest_of(model)
@@ -26,7 +26,7 @@ def candidate_model(base: bytes, opened: bytes, policy: SealingPolicy, total_wei
 
 
 def mean_update(opened: OpenedSum, policy: SealingPolicy, total_weight: int) -> Vector:
-    """The FedAvg mean, sum of n_k · update_k over sum of n_k, from the opened integers.
+    """The weighted mean, sum of level · n_k · update_k over sum of level · n_k, from the opened integers.
 
     float64 until the last step: every party computes the same bytes. Raises Refused(overweight) for a total weight
     that so many contributors under the policy's cap cannot have.

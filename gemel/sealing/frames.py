@@ -9,7 +9,7 @@ words follows from policy, model size and context:
     5       1     scheme (1 = bfv-packed, 2 = one-time-keys: onetime/frames.py says what differs; 3 = ckks: ckks/frames.py)
     6       1     kind (1 update, 2 sum)
     7       1     reserved, zero
-    8       4     contributors: 1 in an update, how many were added in a sum
+    8       4     contributors: 1 in an update; in a sum how many were added, one of level 3 as three
     12      4     parameters
     16      4     chunks
     20      4     bytes of a chunk
@@ -171,9 +171,17 @@ def body_words(body: bytes) -> Iterator[Words]:
         yield chunk.view("<u8").reshape(2, RING_DEGREE).astype(np.uint64)
 
 
+def times(level: int, words: Words) -> Words:
+    """A ciphertext multiplied by a small integer: exactly, and with its noise grown by that factor."""
+    return words if level == 1 else words * np.uint64(level) % np.uint64(MODULUS)
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedSum:
-    """The quantised sum of a round: `sums` holds, for each parameter, the contributors' integers added up."""
+    """The quantised sum of a round: `sums` holds, for each parameter, the contributors' integers added up.
+
+    An update of level 3 counts as three contributors.
+    """
 
     contributors: int
     sums: Integers
@@ -192,7 +200,8 @@ class OpenedSum:
             raise Malformed("opened sum", f"{len(data)} bytes for {parameters} parameters")
         magic, version, scheme, reserved, contributors, given = _OPENED_HEAD.unpack_from(data)
         form = (_OPENED_MAGIC, _OPENED_VERSION, scheme_number(policy), 0, parameters)
-        if (magic, version, scheme, reserved, given) != form or not 1 <= contributors <= policy.contributors:
+        most = policy.contributors * policy.levels
+        if (magic, version, scheme, reserved, given) != form or not 1 <= contributors <= most:
             raise Malformed("opened sum", "its header is not one of this round")
         opened = cls(contributors, np.frombuffer(data, "<i4", parameters, _OPENED_HEAD.size).astype(np.int64))
         opened.check_range(policy)

@@ -46,12 +46,18 @@ class SealerPort(Protocol):
 class SummerPort(Protocol):
     """The coordinator's and the validators' side: the public context, and no way to open anything."""
 
-    def add(self, body: bytes) -> None:
-        """Add a sealed update whole, or refuse it (Refused with its reason) and stay as before."""
+    def add(self, body: bytes, level: int = 1) -> None:
+        """Add a sealed update whole, `level` times, or refuse it (Refused with its reason) and stay as before.
+
+        ValueError for a level outside 1..`policy.levels`.
+        """
         ...
 
     def sum(self) -> bytes:
-        """The sealed sum. The same updates give the same bytes, in any order. ValueError before the first `add`."""
+        """The sealed sum. The same updates at the same levels give the same bytes, in any order.
+
+        ValueError before the first `add`.
+        """
         ...
 
 
@@ -65,6 +71,7 @@ class OpenerPort(Protocol):
     def open(self, sum_body: bytes, contributors: int) -> bytes:
         """The opened sum's bytes (frames.OpenedSum). Refuses single updates and whatever was not sealed for this key.
 
+        `contributors` is the sum of the levels: an update of level 3 counts as three contributors.
         Whether a sum may be opened at all (confirmed on chain, enough owners, once) is for the custodian to decide.
         """
         ...

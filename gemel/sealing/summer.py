@@ -9,7 +9,7 @@ import tenseal as ts
 from gemel.errors import Refused
 from gemel.sealing.bfv import Loader, check_modulus, load_public, words_of
 from gemel.sealing.budget import budget_of
-from gemel.sealing.frames import BodyKind, BodyShape, body_words, check_body, pack_body
+from gemel.sealing.frames import BodyKind, BodyShape, body_words, check_body, pack_body, times
 from gemel.wire.messages import SealingPolicy
 from gemel.wire.reasons import Reason
 from gemel.wire.types import sha256
@@ -27,22 +27,26 @@ class Summer:
         self._loader = Loader(loaded)
         self._shape = BodyShape(budget, sha256(context))
         self._sums: list[ts.BFVVector] = []
-        self.contributors = 0
+        self._added = 0
+        self.contributors = 0  # one of level 3 counts as three
 
-    def add(self, body: bytes) -> None:
+    def add(self, body: bytes, level: int = 1) -> None:
         """See SummerPort. Raises ValueError past the policy's number of contributors."""
-        limit = self._shape.budget.policy.contributors
-        if self.contributors >= limit:
-            raise ValueError(f"the policy allows {limit} contributors")
+        policy = self._shape.budget.policy
+        if self._added >= policy.contributors:
+            raise ValueError(f"the policy allows {policy.contributors} contributors")
+        if not 1 <= level <= policy.levels:
+            raise ValueError(f"level {level}, 1 to {policy.levels} allowed")
         check_body(body, self._shape)
-        vectors = [self._loader.vector(words) for words in body_words(body)]
+        vectors = [self._loader.vector(times(level, words)) for words in body_words(body)]
         if self._sums:
             try:
                 vectors = [total + vector for total, vector in zip(self._sums, vectors, strict=True)]
             except RuntimeError as error:  # SEAL: the sum would hide nothing, so somebody sent another's negative
                 raise Refused(Reason.PLAINTEXT, f"the sum would lie open: {error}") from error
         self._sums = vectors
-        self.contributors += 1
+        self._added += 1
+        self.contributors += level
 
     def sum(self) -> bytes:
         """See SummerPort."""

@@ -40,12 +40,12 @@ def check_body(frame: bytes, policy: SealingPolicy, parameters: int, context: Di
     frames.check_body(frame[HEADER_BYTES:], frames.BodyShape(budget_of(policy, parameters), context))
 
 
-def sum_frames(context: bytes, policy: SealingPolicy, parameters: int, frame_paths: Sequence[Path]) -> bytes:
-    """The sealed sum of the bodies of these frames, read one at a time; see SummerPort.
+def sum_frames(context: bytes, policy: SealingPolicy, parameters: int, spooled: Sequence[tuple[Path, int]]) -> bytes:
+    """The sealed sum of the bodies in these files, each frame at its level, read one at a time; see SummerPort.
 
     Raises Refused for the first body that does not hold, OSError for a file that cannot be read.
     """
     summer: SummerPort = Summer(context, policy, parameters)
-    for path in frame_paths:
-        summer.add(path.read_bytes()[HEADER_BYTES:])
+    for path, level in spooled:
+        summer.add(path.read_bytes()[HEADER_BYTES:], level)
     return summer.sum()

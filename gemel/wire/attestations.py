@@ -24,7 +24,7 @@ _MODEL_TYPE = (
 class SumAttestation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """«I added the frames under `updates_root` myself, and their sum has this digest»: recomputed, not believed.
 
-    `owners` counts the distinct registered owners of the contributing devices, `weight` is the sum of n_k.
+    `owners` counts the distinct registered owners of the contributing devices, `weight` is the sum of level · n_k.
     """
 
     task: str

@@ -14,9 +14,9 @@ from gemel.wire.eip712 import word
 from gemel.wire.types import Address, Digest
 
 
-def leaf(device: Address, digest: Digest, weight: int) -> bytes:
-    """keccak(keccak(abi.encode(device, digest, weight))): one update of a round."""
-    return bytes(keccak(keccak(word(device) + word(digest) + word(weight))))
+def leaf(device: Address, digest: Digest, weight: int, level: int) -> bytes:
+    """keccak(keccak(abi.encode(device, digest, weight, level))): one update of a round."""
+    return bytes(keccak(keccak(word(device) + word(digest) + word(weight) + word(level))))
 
 
 def _pair(a: bytes, b: bytes) -> bytes:

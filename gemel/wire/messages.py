@@ -17,6 +17,9 @@ from gemel.wire.types import NO_DIGEST, Address, BoxKey, Count, Digest, Millis, 
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+Level = Annotated[int, msgspec.Meta(ge=1, le=4)]
+Share = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]  # in ppm, and some of it
+WHOLE: Ppm = 1_000_000
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,14 +42,16 @@ def decode(kind: type[T], data: bytes) -> T:
         raise Malformed(kind.__name__, str(error)) from error
 
 
-class SealingPolicy(Body, frozen=True):
-    """How updates are sealed: what the budget is computed from."""
+class SealingPolicy(Body, frozen=True, omit_defaults=True):
+    """How updates are sealed: what the budget is computed from. What is not used does not change the digest."""
 
     scheme: Literal["bfv-packed", "one-time-keys", "ckks"]  # the services run the first; founding refuses the second
     bits: Annotated[int, msgspec.Meta(ge=2, le=16)]  # of a quantised value
     clip: PositiveFloat  # values are clipped to ± clip before they are quantised
     contributors: Annotated[int, msgspec.Meta(ge=1, le=1000)]  # at most so many updates in a sum
     weight_cap: Positive  # n_k above it is refused; agents scale by n_k / weight_cap
+    levels: Level = 1  # the highest integer that a ciphertext is multiplied by (gemel/learning/weighting.py); 1: none
+    max_share: Share = WHOLE  # of the sum of level · n_k, at most so much is one device's
 
 
 class TrainingPlan(Body, frozen=True):
@@ -57,13 +62,17 @@ class TrainingPlan(Body, frozen=True):
     learning_rate: PositiveFloat
 
 
-class Policy(Body, frozen=True):
-    """What a round is held to; its digest is on chain before the round opens and stands in every header."""
+class Policy(Body, frozen=True, omit_defaults=True):
+    """What a round is held to; its digest is on chain before the round opens and stands in every header.
+
+    What is not used does not change the digest.
+    """
 
     sealing: SealingPolicy
     training: TrainingPlan
     minimum_owners: Annotated[int, msgspec.Meta(ge=3, le=1000)]  # of two, each could subtract its own
     max_frame_bytes: Positive
+    trust: dict[Address, Ppm] = {}  # r_k; a device that is not named here has all of it
 
     @property
     def digest(self) -> Digest:
@@ -126,12 +135,16 @@ class Commitment(msgspec.Struct, frozen=True):
 
 
 class Entry(Body, frozen=True):
-    """One update of a round: a Merkle leaf (device, digest, weight), and where its frame is."""
+    """One update of a round: a Merkle leaf (device, digest, weight, level), and where its frame is.
+
+    On the roster every level is 1: what an update counts is decided when it is known who is in the sum.
+    """
 
     device: Address
     digest: Digest  # of the sealed body, as in the signed UPDATE header
     weight: Positive
     transfer: Transfer
+    level: Level = 1  # what the ciphertext is multiplied by in the sum
 
 
 class Roster(Body, frozen=True):
@@ -159,7 +172,7 @@ class Aggregate(Body, frozen=True):
     entries: tuple[Entry, ...]
     updates_root: Digest
     sum: Transfer  # its digest is the sum digest that validators confirm on chain
-    weight: Positive
+    weight: Positive  # the sum of level · n_k
 
 
 class Opened(Body, frozen=True):

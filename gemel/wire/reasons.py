@@ -26,6 +26,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     TOO_FEW_OWNERS = "too_few_owners"
     OVERWEIGHT = "overweight"  # n_k above the policy's cap, or zero
+    NO_WEIGHT = "no_weight"  # trust, or the policy's share, leaves it none in this sum
     PLAINTEXT = "plaintext"
     FORGED_SIZE = "forged_size"
     NOT_ADDRESSED = "not_addressed"  # the wrapping is not for us, or does not open

@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from gemel.errors import ConfigError, Malformed, PeerError, Refused
 from gemel.sealing.budget import BODY_HEADER_BYTES, budget_of
@@ -146,6 +147,23 @@ def test_each_scheme_refuses_the_others_policy(played):
         OneTimeSummer(played.round.context, default, 5000)
     with pytest.raises(ConfigError, match="no service runs one-time-keys"):
         budget_of(played.round.policy, 5000).check()
+
+
+# --- levels ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", [0, 2, 4])
+def test_update_is_in_a_sum_once_or_not_at_all(played, level):
+    summer = OneTimeSummer(played.round.context, played.round.policy, 5000)
+    with pytest.raises(ValueError, match="once, or not at all"):
+        summer.add(played.bodies[0], level)
+
+
+def test_policy_with_levels_is_refused_because_they_would_open_single_keys(played):
+    weighted = replace(played.round.policy, levels=2)
+    for party in (OneTimeSummer, lambda *args: OneTimeSealer(*args, played.round.identities[0].address)):
+        with pytest.raises(ConfigError, match="levels: 1: weights on these ciphertexts would open single keys"):
+            party(played.round.context, weighted, 5000)
 
 
 # --- the plan ------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from gemel.sealing.budget import (
     budget_of,
 )
 from gemel.sealing.candidate import mean_update
-from gemel.sealing.frames import OpenedSum, body_words, check_body, pack_body
+from gemel.sealing.frames import OpenedSum, body_words, check_body, pack_body, times
 from gemel.sealing.opener import Opener, create_key, open_sum, public_context_of
 from gemel.sealing.packing import largest_value, quantise
 from gemel.sealing.ports import OpenerPort, SealerPort, SummerPort
@@ -49,8 +49,8 @@ PARAMETERS = 300
 CAP = 1000
 
 
-def policy_of(bits=8, contributors=10) -> SealingPolicy:
-    return SealingPolicy("bfv-packed", bits, 0.1, contributors, CAP)
+def policy_of(bits=8, contributors=10, levels=1) -> SealingPolicy:
+    return SealingPolicy("bfv-packed", bits, 0.1, contributors, CAP, levels)
 
 
 def updates_of(contributors: int, parameters: int = PARAMETERS) -> tuple[list[np.ndarray], list[int]]:
@@ -125,6 +125,60 @@ def test_extreme_values_of_every_contributor_open_exactly():
         assert (opened.sums == side * 5 * largest_value(8)).all()
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_levelled_sum_is_exactly_what_agents_quantised_times_their_levels(bits):
+    plant = Plant(policy_of(bits, 10, levels=4))
+    updates, weights = updates_of(4)
+    summer = plant.summer()
+    for level, (update, weight) in enumerate(zip(updates, weights, strict=True), 1):
+        summer.add(plant.sealer.seal(update, weight, zeros()).body, level)
+    opened = OpenedSum.parse(plant.opener.open(summer.sum(), 1 + 2 + 3 + 4), plant.policy, PARAMETERS)
+    quantised = [
+        quantise(u, zeros(), clip=plant.policy.clip, bits=bits, share=w / CAP).values
+        for u, w in zip(updates, weights, strict=True)
+    ]
+    assert np.array_equal(opened.sums, sum(level * values for level, values in enumerate(quantised, 1)))
+
+    total = sum(level * weight for level, weight in enumerate(weights, 1))
+    wanted = sum(
+        level * w * u.astype(np.float64) for level, (u, w) in enumerate(zip(updates, weights, strict=True), 1)
+    )
+    worst = budget_of(plant.policy, PARAMETERS).worst_rounding_error(opened.contributors, total)
+    assert np.abs(mean_update(opened, plant.policy, total) - wanted / total).max() <= worst * 1.001
+
+
+def test_extreme_values_at_the_highest_level_open_exactly():
+    plant = Plant(policy_of(bits=8, contributors=5, levels=4))
+    for side in (-1, 1):
+        update, summer = np.full(PARAMETERS, side * 0.1, np.float32), plant.summer()
+        for _ in range(5):
+            summer.add(plant.sealer.seal(update, CAP, zeros()).body, 4)
+        opened = OpenedSum.parse(plant.opener.open(summer.sum(), 20), plant.policy, PARAMETERS)
+        assert (opened.sums == side * 20 * largest_value(8)).all()
+
+
+def test_update_of_level_three_is_the_same_bytes_as_three_times_that_update():
+    plant = Plant(policy_of(levels=3))
+    body = plant.sealer.seal(updates_of(1)[0][0], 10, zeros()).body
+    once, thrice = plant.summer(), plant.summer()
+    once.add(body, 3)
+    for _ in range(3):
+        thrice.add(body)
+    assert once.sum() == thrice.sum()
+
+
+@pytest.mark.parametrize("level", [-1, 0, 4])
+def test_level_outside_the_policy_is_an_error_and_the_sum_stays_as_it_was(level):
+    plant = Plant(policy_of(levels=3))
+    body = plant.sealer.seal(updates_of(1)[0][0], 10, zeros()).body
+    summer = plant.summer()
+    summer.add(body, 2)
+    before = summer.sum()
+    with pytest.raises(ValueError, match=f"level {level}, 1 to 3"):
+        summer.add(body, level)
+    assert summer.sum() == before
+
+
 def test_same_bodies_give_the_same_bytes_in_any_order(plant, bodies):
     assert plant.sum_of(bodies) == plant.sum_of(bodies) == plant.sum_of(reversed(bodies))
 
@@ -158,20 +212,21 @@ def test_residuals_carry_rounding_over_rounds_through_real_keys(plant):
 
 
 def test_worker_functions_do_a_whole_round_on_files(tmp_path):
-    policy = policy_of()
+    policy = policy_of(levels=3)
     key = create_key(policy, PARAMETERS)
     work.check_public_context(key.public_context)
     assert public_context_of(key.secret) == key.public_context
     updates, weights = updates_of(3)
-    paths: list[Path] = []
+    spooled: list[tuple[Path, int]] = []
     for index, (update, weight) in enumerate(zip(updates, weights, strict=True)):
         frame = bytes(HEADER_BYTES) + work.seal_update(key.public_context, policy, update, weight, zeros()).body
         work.check_body(frame, policy, PARAMETERS, sha256(key.public_context))
-        paths.append(tmp_path / str(index))
-        paths[-1].write_bytes(frame)
-    total = work.sum_frames(key.public_context, policy, PARAMETERS, paths)
-    opened = OpenedSum.parse(open_sum(key.secret, total, 3), policy, PARAMETERS)
-    assert opened.contributors == 3
+        path = tmp_path / str(index)
+        path.write_bytes(frame)
+        spooled.append((path, index + 1))
+    total = work.sum_frames(key.public_context, policy, PARAMETERS, spooled)
+    opened = OpenedSum.parse(open_sum(key.secret, total, 1 + 2 + 3), policy, PARAMETERS)
+    assert opened.contributors == 6
 
 
 # --- who can do what ------------------------------------------------------------------------------
@@ -453,13 +508,21 @@ def test_seal_picks_the_moduli_that_the_budget_names():
     assert sealapi.CoeffModulus.MaxBitCount(RING_DEGREE, sealapi.SEC_LEVEL_TYPE.TC128) >= 54 + 55
 
 
-@pytest.mark.parametrize(("bits", "contributors"), [(8, 4), (8, 10), (4, 10), (4, 100)])
-def test_measured_noise_leaves_at_least_what_the_model_says(bits, contributors):
-    budget = budget_of(policy_of(bits, contributors), PARAMETERS)
+@pytest.mark.parametrize(
+    ("bits", "contributors", "levels"),
+    [(8, 4, 1), (8, 10, 1), (4, 10, 1), (4, 100, 1), (4, 10, 2), (4, 10, 4), (8, 10, 4), (4, 100, 4)],
+)
+def test_measured_noise_leaves_at_least_what_the_model_says(bits, contributors, levels):
+    budget = budget_of(policy_of(bits, contributors, levels), PARAMETERS)
     context = create_context(budget)
-    total = encrypt(context, np.zeros(RING_DEGREE, np.int64))
+    loader = Loader(context)
+
+    def weighed():
+        return loader.vector(times(levels, words_of(encrypt(context, np.zeros(RING_DEGREE, np.int64)))))
+
+    total = weighed()
     for _ in range(contributors - 1):
-        total += encrypt(context, np.zeros(RING_DEGREE, np.int64))
+        total += weighed()
     decryptor = sealapi.Decryptor(context.seal_context().data, context.secret_key().data)
     assert decryptor.invariant_noise_budget(total.ciphertext()[0]) >= math.floor(budget.noise_margin_bits)
 

@@ -112,19 +112,19 @@ class Fleet:
         await chain.close_list(task, number, root=root)
         await self._say(folder, "roster", Kind.ROSTER, Roster(entries, root), number, base)
 
-        included = entries[:-1]  # the last one never revealed
+        included = admission.weighed(entries[:-1], policy)  # the last one never revealed
         (folder.frames / entries[-1].device).unlink()
-        frames = [folder.frames / entry.device for entry in included]
+        frames = [(folder.frames / entry.device, entry.level) for entry in included]
         total = sum_frames(key.public_context, policy.sealing, PARAMETERS, frames)
         await folder.write("sum", total)
-        updates_root, weight = admission.root_of(included), sum(entry.weight for entry in included)
+        updates_root, weight = admission.root_of(included), admission.weight_of(included)
         sums = {"updates_root": updates_root, "sum_digest": sha256(total), "owners": 3, "weight": weight}
         await chain.propose_sum(task, number, **sums)
         aggregate = Aggregate(included, updates_root, Transfer(sha256(total), len(total)), weight)
         await self._say(folder, "aggregate", Kind.AGGREGATE, aggregate, number, base)
         await self._confirm(SumAttestation(task, number, **sums))
 
-        opened = open_sum(key.secret, total, len(included))
+        opened = open_sum(key.secret, total, sum(entry.level for entry in included))
         await folder.write("opened", opened)
         await self.chains["custodian"].record_opening(task, number, opened=sha256(opened))
         opening = Opened(sha256(opened), Transfer(sha256(b"wrapped"), 7))

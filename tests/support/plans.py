@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from gemel.console.founding import AgentPlan, FleetPlan, GatePlan
-from gemel.wire.messages import Policy, SealingPolicy, TrainingPlan
+from gemel.wire.messages import WHOLE, Policy, SealingPolicy, TrainingPlan
+from gemel.wire.types import Address
 from tests.support.chains import CHAIN_ID
 
 POLICY = Policy(
@@ -44,6 +47,12 @@ epochs = 1
 batch_size = 32
 learning_rate = 0.01
 """ + "".join(f'\n[[agents]]\nname = "gateway-{n}"\nowner = "{owner}"\n' for n, owner in enumerate(OWNERS, 1))
+
+
+def policy_of(*, levels: int = 1, max_share: int = WHOLE, trust: dict[Address, int] | None = None) -> Policy:
+    """The same policy with other weights."""
+    sealing = replace(POLICY.sealing, levels=levels, max_share=max_share)
+    return replace(POLICY, sealing=sealing, trust=trust or {})
 
 
 def plan_of(**changes: Any) -> FleetPlan:

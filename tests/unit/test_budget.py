@@ -9,14 +9,14 @@ from gemel.sealing.budget import MODULUS, RING_DEGREE, Budget, batching_prime, b
 from gemel.wire.messages import SealingPolicy
 
 
-def policy_of(bits=8, contributors=10, clip=0.1, weight_cap=1000) -> SealingPolicy:
-    return SealingPolicy("bfv-packed", bits, clip, contributors, weight_cap)
+def policy_of(bits=8, contributors=10, clip=0.1, weight_cap=1000, levels=1) -> SealingPolicy:
+    return SealingPolicy("bfv-packed", bits, clip, contributors, weight_cap, levels)
 
 
-@given(st.integers(2, 16), st.integers(1, 1000), st.integers(1, 1_000_000))
+@given(st.integers(2, 16), st.integers(1, 1000), st.integers(1, 4), st.integers(1, 1_000_000))
 @settings(max_examples=100, deadline=None)
-def test_every_policy_that_the_message_allows_fits_with_exact_sums(bits, contributors, parameters):
-    budget = budget_of(policy_of(bits, contributors), parameters)
+def test_every_policy_that_the_message_allows_fits_with_exact_sums(bits, contributors, levels, parameters):
+    budget = budget_of(policy_of(bits, contributors, levels=levels), parameters)
     budget.check()
     assert budget.lanes >= 1
     assert budget.plain_modulus >= budget.base**budget.lanes  # every sum of packed values is below t
@@ -25,7 +25,7 @@ def test_every_policy_that_the_message_allows_fits_with_exact_sums(bits, contrib
     assert budget.noise_margin_bits >= 0
     assert budget.headroom_bits >= 0
     assert budget.chunks * budget.lanes * RING_DEGREE >= parameters
-    assert budget.largest_value * contributors < 2**31  # sums travel as int32
+    assert budget.largest_value * contributors * levels < 2**31  # sums travel as int32
 
 
 def test_one_more_lane_would_exceed_the_noise_budget():
@@ -37,13 +37,24 @@ def test_one_more_lane_would_exceed_the_noise_budget():
 
 
 @pytest.mark.parametrize(
-    ("bits", "contributors", "lanes", "bytes_a_parameter"),
-    [(8, 10, 3, 4.71), (4, 10, 6, 2.41), (8, 4, 4, 3.56)],
+    ("bits", "contributors", "levels", "lanes", "bytes_a_parameter"),
+    [(8, 10, 1, 3, 4.71), (4, 10, 1, 6, 2.41), (8, 4, 1, 4, 3.56), (4, 10, 2, 5, 2.87), (4, 10, 4, 4, 3.56)],
 )
-def test_half_a_million_parameters_cost_what_the_readme_says(bits, contributors, lanes, bytes_a_parameter):
-    budget = budget_of(policy_of(bits, contributors), 500_000)
+def test_half_a_million_parameters_cost_what_the_readme_says(bits, contributors, levels, lanes, bytes_a_parameter):
+    budget = budget_of(policy_of(bits, contributors, levels=levels), 500_000)
     assert budget.lanes == lanes
     assert budget.bytes_per_parameter == pytest.approx(bytes_a_parameter, abs=0.01)
+
+
+def test_four_levels_at_the_default_bits_stay_below_five_bytes_a_parameter():
+    """All that travels for one agent: 1.5 bytes a parameter are left for header, wrapping and the public context."""
+    assert budget_of(policy_of(4, 10, levels=4), 500_000).bytes_per_parameter < 5.1 - 1.5
+
+
+def test_levels_cost_noise_as_their_square():
+    one, four = (budget_of(policy_of(4, 10, levels=levels), 1) for levels in (1, 4))
+    same_modulus = Budget(four.policy, 1, one.lanes, one.plain_modulus)
+    assert one.noise_margin_bits - same_modulus.noise_margin_bits == pytest.approx(2)  # bits: a factor of four
 
 
 def test_batching_prime_is_the_smallest_at_or_above_the_bound():

@@ -61,14 +61,14 @@ def test_order_of_leaves_carries_no_meaning(leaves: list[bytes], random: object)
 
 
 def test_leaf_is_the_double_hash_of_the_abi_encoding() -> None:
-    device, digest, weight = "0x" + "ab" * 20, "cd" * 32, 120
-    encoded = encode(["address", "bytes32", "uint256"], [device, bytes.fromhex(digest), weight])
-    assert leaf(device, digest, weight) == keccak(keccak(encoded))
+    device, digest, weight, level = "0x" + "ab" * 20, "cd" * 32, 120, 3
+    encoded = encode(["address", "bytes32", "uint256", "uint256"], [device, bytes.fromhex(digest), weight, level])
+    assert leaf(device, digest, weight, level) == keccak(keccak(encoded))
 
 
 def test_bytes_of_an_inner_node_hash_to_another_leaf_than_the_node() -> None:
     """The known attack on trees with singly hashed leaves: 64 bytes of two children handed in as an update."""
-    children = b"".join(sorted(leaf(f"0x{n:040x}", "cd" * 32, 1) for n in range(2)))
+    children = b"".join(sorted(leaf(f"0x{n:040x}", "cd" * 32, 1, 1) for n in range(2)))
     inner = bytes.fromhex(root([children[:32], children[32:]]))
     assert inner == keccak(children)
     assert inner != keccak(keccak(children))

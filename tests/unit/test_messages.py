@@ -13,7 +13,8 @@ from gemel.errors import Malformed
 from gemel.wire import messages
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import HEADER_BYTES
-from gemel.wire.messages import Body, Commitment, Deployment, Fetch, Policy, decode, encode
+from gemel.wire.messages import WHOLE, Body, Commitment, Deployment, Fetch, Policy, decode, encode
+from tests.support.plans import POLICY, policy_of
 
 BODIES = sorted(
     (
@@ -37,6 +38,8 @@ def _value(info: msgspec.inspect.Type) -> object:
             value: object = cls(**{field.name: _value(field.type) for field in fields})
         case msgspec.inspect.VarTupleType(item_type=item):
             value = (_value(item),)
+        case msgspec.inspect.DictType(key_type=key, value_type=held):
+            value = {_value(key): _value(held)}
         case msgspec.inspect.TupleType(item_types=items):
             value = tuple(map(_value, items))
         case msgspec.inspect.UnionType(types=types):
@@ -157,6 +160,16 @@ def test_policy_digest_is_that_of_its_canonical_form_and_of_every_field() -> Non
     assert msgspec.structs.replace(policy, max_frame_bytes=999).digest != policy.digest
     sealing = msgspec.structs.replace(policy.sealing, bits=8)
     assert msgspec.structs.replace(policy, sealing=sealing).digest != policy.digest
+
+
+def test_weights_that_a_policy_does_not_use_leave_its_digest_as_it_was() -> None:
+    """A fleet that was founded before there were levels goes on under the policy that stands on its chain."""
+    digest = "40cf172fedac79fcf363369f332ae32b8f41fc734088221ad9b1c722bc17415b"
+    assert POLICY.digest == policy_of(levels=1, max_share=WHOLE, trust={}).digest == digest
+    one, other = "0x" + "aa" * 20, "0x" + "bb" * 20
+    changed = (policy_of(levels=2), policy_of(max_share=500_000), policy_of(trust={one: 1, other: 2}))
+    assert len({policy.digest for policy in (*changed, POLICY)}) == 4
+    assert policy_of(trust={other: 2, one: 1}).digest == changed[2].digest
 
 
 @given(

@@ -46,6 +46,10 @@ def through(round_: Round, *events: m.Event) -> tuple[Round, tuple[m.Effect, ...
     return round_, effects
 
 
+def added(*numbers: int, level: int = 1) -> m.SumAdded:
+    return m.SumAdded(tuple(replace(entry(number), level=level) for number in numbers), "c" * 64, SUM)
+
+
 def committed(count: int = 3) -> Round:
     round_ = fresh(expected=count)
     for number in range(count):
@@ -59,7 +63,7 @@ def collecting(count: int = 3) -> Round:
 
 def measured() -> Round:
     taken = [m.FrameTaken(d) for d in DEVICES[:3]]
-    rest = (m.SumAdded("c" * 64, SUM), m.SumAnchored(), m.SumConfirmed(), m.SumOpened("d" * 64))
+    rest = (added(0, 1, 2), m.SumAnchored(), m.SumConfirmed(), m.SumOpened("d" * 64))
     return through(collecting(), *taken, *rest, m.CandidateProposed("e" * 64))[0]
 
 
@@ -150,6 +154,12 @@ def test_too_few_frames_abort_the_round() -> None:
     assert (round_.state, effects[0]) == (State.ABORTED, m.AnchorAbort())
 
 
+def test_update_that_counts_for_nothing_is_refused_and_the_others_keep_their_levels() -> None:
+    round_, _ = through(collecting(4), *(m.FrameTaken(d) for d in DEVICES[:4]), added(0, 1, 3, level=3))
+    assert [(e.device, e.level) for e in round_.included] == [(DEVICES[n], 3) for n in (0, 1, 3)]
+    assert round_.refused == {DEVICES[2]: "no_weight"}
+
+
 def test_no_verdict_in_time_aborts_but_an_approved_round_waits_for_its_agents() -> None:
     assert step(measured(), m.Tick(), 3000)[0].state == State.ABORTED
     approved = through(measured(), m.Approved(1, 1, 0))[0]
@@ -169,7 +179,7 @@ EVENTS = st.one_of(
     st.sampled_from([m.ListAnchored(), m.RosterPublished(), m.SumAnchored(), m.SumConfirmed(), m.ModelOffered()]),
     st.builds(lambda n: m.FrameTaken(DEVICES[n]), st.integers(0, 5)),
     st.builds(lambda n: m.FrameRefused(DEVICES[n], "late"), st.integers(0, 5)),
-    st.sampled_from([m.SumAdded("c" * 64, SUM), m.SumOpened("d" * 64), m.CandidateProposed("e" * 64)]),
+    st.sampled_from([added(0, 1, 2), m.SumOpened("d" * 64), m.CandidateProposed("e" * 64)]),
     st.sampled_from([m.Approved(1, 1, 1), m.Rejected(1, 1, "x"), m.AllDeployed(), m.WentBack(), m.Failed("x")]),
 )
 

@@ -36,8 +36,8 @@ def check_ciphertexts(case: RoundCase, parameters: int | None, roster: Entries, 
     kept = case.evidence.frames(case.number)
     if included and not kept:
         case.missing("frames", "the sum was not recomputed")
-    leaves = {device: merkle.leaf(device, entry.digest, entry.weight) for device, entry in included.items()}
-    held = {device for device in kept if roster and _frame_holds(case, device, roster, leaves, sealing)}
+    leaves = {device: admission.leaf_of(entry) for device, entry in included.items()}
+    held = {device for device in kept if roster and _frame_holds(case, device, roster, included, leaves, sealing)}
     for device in sorted(included.keys() - set(kept)) if kept else ():
         case.book.fault(
             case.where("frames"), "a frame of the sum is gone, though others are kept", case.number, device
@@ -60,7 +60,12 @@ def _sealing(case: RoundCase, parameters: int | None) -> _Sealing | None:
 
 
 def _frame_holds(
-    case: RoundCase, device: Address, roster: Entries, leaves: Mapping[Address, bytes], sealing: _Sealing | None
+    case: RoundCase,
+    device: Address,
+    roster: Entries,
+    included: Entries,
+    leaves: Mapping[Address, bytes],
+    sealing: _Sealing | None,
 ) -> bool:
     """Whether a frame is signed, sealed and proven; one with a leaf is in the sum, and is added to it."""
     part = f"frames/{device}"
@@ -75,7 +80,7 @@ def _frame_holds(
             proven = merkle.verify(case.record.updates_root, leaves[device], path)
             require(proven, "its proof does not lead to the root on chain")
             if sealing is not None:
-                sealing.summer.add(frame[HEADER_BYTES:])
+                sealing.summer.add(frame[HEADER_BYTES:], included[device].level)
         return True
     return False
 

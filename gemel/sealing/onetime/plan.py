@@ -99,6 +99,8 @@ class Plan:
         """Raises ConfigError naming the first thing that does not hold: nothing inexact gets past this."""
         if self.policy.scheme != "one-time-keys":
             raise ConfigError("sealing policy", "scheme", f"one-time-keys, got {self.policy.scheme}")
+        if self.policy.levels != 1:
+            raise ConfigError("sealing policy", "levels", "1: weights on these ciphertexts would open single keys")
         if not 1 <= self.parameters <= MAX_PARAMETERS:
             raise ConfigError("model", "parameters", f"1..{MAX_PARAMETERS}, got {self.parameters}")
         if self.lanes < 1:

@@ -27,8 +27,13 @@ class OneTimeSummer:
         self._sums: list[np.ndarray] = []
         self.contributors = 0
 
-    def add(self, body: bytes) -> None:
-        """See SummerPort. Raises ValueError past the policy's number of contributors."""
+    def add(self, body: bytes, level: int = 1) -> None:
+        """See SummerPort. Raises ValueError past the policy's number of contributors, and for any level but 1.
+
+        The keys of a sum with 2 · c_1 + c_2 in it, less those of another, would open single updates.
+        """
+        if level != 1:
+            raise ValueError(f"level {level}: under one-time keys an update is in a sum once, or not at all")
         limit = self._plan.policy.contributors
         if self.contributors >= limit:
             raise ValueError(f"the policy allows {limit} contributors")
