@@ -20,12 +20,13 @@ FINDINGS = 1  # exit status
 
 app = typer.Typer()
 audit_app = typer.Typer(help="Check a kept fleet without its chain, broker or services.", no_args_is_help=True)
-keys_app = typer.Typer(help="Make key files, and show their public halves.", no_args_is_help=True)
+keys_app = typer.Typer(help="Make, show, rotate and destroy key files.", no_args_is_help=True)
 twin_app = typer.Typer(help="Look at twins.", no_args_is_help=True)
 app.add_typer(audit_app, name="audit")
 app.add_typer(keys_app, name="keys")
 app.add_typer(twin_app, name="twin")
 
+_KeyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A party's key file.")]
 Kept = Annotated[Path, typer.Argument(metavar="DIR", help="The kept state of a fleet (gemel demo --keep DIR).")]
 
 
@@ -78,11 +79,96 @@ def create_key(
 
 
 @keys_app.command("show")
-def show_key(path: Annotated[Path, typer.Argument(metavar="FILE", help="A key file.")]) -> None:
-    """Show address and box key: what a fleet's operator registers. Secrets are never shown."""
+def show_key(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A key file, or a custodian's state directory.")],
+) -> None:
+    """Show address and box key, or a custodian's sealing keys by round and fingerprint. Never a secret.
+
+    Address and box key are what a fleet's operator registers. A sealing key's fingerprint is the SHA-256 of its
+    public half, which is what the round's announcement names.
+    """
+    from gemel.adapters import key_files
+    from gemel.console import keeping
+
+    if path.is_dir():
+        for line in keeping.sealing_keys(path):
+            typer.echo(line)
+    else:
+        _show({path.stem: key_files.load(path)})
+
+
+_Fleet = Annotated[
+    Path | None, typer.Option("--fleet", metavar="DIR", help="The founded fleet: its chain.json names the node.")
+]
+_Operator = Annotated[
+    Path | None, typer.Option("--operator", metavar="FILE", help="The operator's key file, to write on the chain.")
+]
+
+
+@keys_app.command("rotate")
+def rotate_key(path: _KeyFile, fleet: _Fleet = None, operator: _Operator = None) -> None:
+    """Make the party's next keys beside its key file, and have them registered. Nothing in use changes.
+
+    With --fleet and --operator they are registered here, in the role of those in use; else the operator is told what
+    to register. Then: gemel keys confirm.
+    """
+    from gemel.adapters import key_files
+    from gemel.console import keeping
+
+    former, following = key_files.prepare_next(path)
+    _show({"in use": former, "next": following})
+    if fleet is not None and operator is not None:
+        record = asyncio.run(keeping.register_next(fleet, key_files.load(operator), former, following))
+        typer.echo(f"registered as {record.role.name.lower()} of owner {record.owner}")
+    else:
+        typer.echo("to register: the next address and box key, in the role and for the owner of those in use")
+    typer.echo("where trust.json pins the party, every party needs one that names the next keys")
+    typer.echo(f"then: gemel keys confirm {path}, and restart the service")
+
+
+@keys_app.command("confirm")
+def confirm_key(path: _KeyFile, fleet: _Fleet = None, operator: _Operator = None) -> None:
+    """Put the next keys in the place of those in use, which are kept until they are destroyed.
+
+    With --fleet only where the chain has them registered; with --operator, too, the former ones are suspended there.
+    """
+    from gemel.adapters import key_files
+    from gemel.console import keeping
+
+    former, following = key_files.load(path), key_files.load(key_files.next_path(path))
+    if fleet is not None:
+        asyncio.run(keeping.check_registered(fleet, former, following))
+    if fleet is not None and operator is not None:
+        asyncio.run(keeping.suspend(fleet, key_files.load(operator), former))
+    retired = key_files.confirm_next(path)
+    _show({"in use": following, "retired": former})
+    if fleet is None:
+        typer.echo("not compared with the chain (--fleet DIR): a party that is not registered is not heard")
+    if fleet is None or operator is None:
+        typer.echo(f"to suspend on the chain: {former.identity.address}")
+    typer.echo(f"what was wrapped for the former keys opens with them alone: then gemel keys destroy {retired}")
+
+
+@keys_app.command("destroy")
+def destroy_key(
+    path: _KeyFile,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Overwrite and remove a key file, and say what may still hold what was in it."""
     from gemel.adapters import key_files
 
-    _show({path.stem: key_files.load(path)})
+    keys = key_files.load(path)
+    _show({path.stem: keys})
+    if not yes:
+        typer.confirm("Nothing brings these keys back. Destroy them?", abort=True)
+    key_files.destroy(path)
+    typer.echo("overwritten and removed; what may still hold them, only you can clear:")
+    typer.echo("- backups and snapshots of this file system, and blocks that a journal or a flash disk has spared")
+    typer.echo("- copies handed to services (LoadCredential= of a unit that runs), or made by hand")
+    for other in (key_files.next_path(path), key_files.retired_path(path)):
+        if other.exists():
+            typer.echo(f"- {other} holds other keys of the party")
+    typer.echo(f"the chain counts {keys.identity.address} until its operator suspends it")
 
 
 @app.command("found")

@@ -1,15 +1,11 @@
 """Opens sums with the round's secret key (scheme bfv-packed). Only custodian/ imports this module.
 
 The worker functions for the custodian's process pool stand here and not in work.py, so that no other service can
-reach them.
-
-A key as bytes, little-endian: magic b"GKEY", version 1, reserved 3, parameters u32, lengths u32 of policy and public
-context | policy (JSON) | public context | secret context.
+reach them. A key as bytes: stored_key.
 """
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +15,10 @@ from gemel.errors import Malformed, Refused
 from gemel.sealing.bfv import Loader, check_modulus, create_context, decrypt, load_context, public_bytes, secret_bytes
 from gemel.sealing.budget import budget_of
 from gemel.sealing.frames import BodyKind, BodyShape, OpenedSum, body_words, check_body
-from gemel.wire.messages import SealingPolicy, decode, encode
+from gemel.sealing.stored_key import StoredKey
+from gemel.wire.messages import SealingPolicy
 from gemel.wire.reasons import Reason
 from gemel.wire.types import sha256
-
-_HEAD = struct.Struct("<4sB3sIII")
-_MAGIC, _VERSION = b"GKEY", 1
 
 
 class Opener:
@@ -68,22 +62,13 @@ class Opener:
         """See OpenerPort. Raises Refused(stale_round) once destroyed."""
         if self._context is None:
             raise Refused(Reason.STALE_ROUND, "this round's sealing key is destroyed")
-        policy = encode(self._budget.policy)
-        head = _HEAD.pack(_MAGIC, _VERSION, b"\0\0\0", self._budget.parameters, len(policy), len(self._public))
-        return head + policy + self._public + self._secret
+        return StoredKey(self._budget.policy, self._budget.parameters, self._public, self._secret).pack()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Opener:
         """The opener that `to_bytes` wrote down. Raises Malformed."""
-        if len(data) < _HEAD.size:
-            raise Malformed("sealing key", "too short")
-        magic, version, _, parameters, policy_bytes, public_bytes_ = _HEAD.unpack_from(data)
-        if magic != _MAGIC or version != _VERSION:
-            raise Malformed("sealing key", "magic or version is not ours")
-        public_start = _HEAD.size + policy_bytes
-        secret_start = public_start + public_bytes_
-        policy = decode(SealingPolicy, data[_HEAD.size : public_start])
-        return cls(policy, parameters, data[public_start:secret_start], data[secret_start:])
+        stored = StoredKey.parse(data)
+        return cls(stored.policy, stored.parameters, stored.public, stored.secret)
 
     def destroy(self) -> None:
         """See OpenerPort. SEAL wipes what it frees; Python's copies of the bytes are only dropped."""

@@ -12,8 +12,12 @@ from typer.testing import CliRunner, Result
 
 import gemel.__main__ as command
 from gemel.adapters import key_files
+from gemel.adapters.secret_files import create_private
 from gemel.console.auditor.book import Finding
 from gemel.console.auditor.verify import AuditReport
+from gemel.sealing.stored_key import StoredKey
+from gemel.wire.messages import SealingPolicy
+from gemel.wire.types import sha256
 from tests.support.plans import EXAMPLE_TOML
 
 HOLDS = AuditReport("hydraulics", "condition", 7, (), (), ("nothing",), {"frames": 3}, (), ())
@@ -35,7 +39,7 @@ def run(*arguments: str | Path) -> Result:
 @pytest.mark.parametrize("arguments", [("--help",), ("audit", "--help"), ("keys", "--help"), ()])
 def test_help_names_what_there_is(arguments):
     result = run(*arguments)
-    words = {"audit": ["verify", "lineage"], "keys": ["create", "show"]}
+    words = {"audit": ["verify", "lineage"], "keys": ["create", "show", "rotate", "confirm", "destroy"]}
     for word in words.get(arguments[0] if arguments else "", ["audit", "found", "keys", "export-chain", "demo"]):
         assert word in result.output
 
@@ -106,6 +110,72 @@ def test_key_file_is_never_written_over(tmp_path):
     assert result.exit_code == 2
     assert str(path) in result.stderr
     assert path.read_bytes() == before
+
+
+def test_rotated_keys_wait_until_they_are_confirmed(tmp_path):
+    path = tmp_path / "gateway-9.json"
+    former = key_files.create(path)
+    rotated = run("keys", "rotate", path)
+    assert rotated.exit_code == 0
+    assert f"in use: address {former.identity.address}, box {former.box}\n" in rotated.stdout
+    following = key_files.load(tmp_path / "gateway-9.next.json")
+    assert f"next: address {following.identity.address}, box {following.box}\n" in rotated.stdout
+    assert "to register" in rotated.stdout
+    assert run("keys", "show", path).stdout.startswith(f"gateway-9: address {former.identity.address}")
+
+    confirmed = run("keys", "confirm", path)
+    assert confirmed.exit_code == 0
+    assert "not compared with the chain" in confirmed.stdout
+    assert f"to suspend on the chain: {former.identity.address}" in confirmed.stdout
+    assert run("keys", "show", path).stdout.startswith(f"gateway-9: address {following.identity.address}")
+    for secret in (former.box_secret, following.box_secret):
+        assert secret.hex() not in rotated.stdout + confirmed.stdout
+
+
+def test_confirming_makes_no_keys(tmp_path):
+    path = tmp_path / "key.json"
+    key_files.create(path)
+    result = run("keys", "confirm", path)
+    assert result.exit_code == 2
+    assert "key.next.json" in result.stderr
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_keys_are_destroyed_only_when_somebody_says_yes_and_it_is_said_what_is_left(tmp_path):
+    path = tmp_path / "key.json"
+    keys = key_files.create(path)
+    key_files.prepare_next(path)
+    asked = CliRunner().invoke(command.app, ["keys", "destroy", str(path)], input="n\n")
+    assert asked.exit_code == 1
+    assert key_files.load(path).identity.address == keys.identity.address
+    result = run("keys", "destroy", path, "--yes")
+    assert result.exit_code == 0
+    assert not path.exists()
+    for word in ("backups", "LoadCredential", "key.next.json", f"the chain counts {keys.identity.address}"):
+        assert word in result.stdout
+
+
+def test_sealing_keys_of_a_custodian_are_shown_by_round_and_fingerprint(tmp_path):
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    stored = StoredKey(SealingPolicy("bfv-packed", 4, 0.1, 10, 100), 3234, b"public", b"the secret half")
+    create_private(folder / "round-000007.key", stored.pack(), "sealing key")
+    create_private(folder / "round-000008.key", b"GKEY of tomorrow", "sealing key")
+    result = run("keys", "show", tmp_path)
+    assert result.stdout == (
+        f"round 7: bfv-packed, 3234 parameters, fingerprint {sha256(b'public')}\n"
+        "round 8: malformed sealing key: too short\n"
+    )
+    (folder / "round-000007.key").chmod(0o640)
+    refused = run("keys", "show", tmp_path)
+    assert refused.exit_code == 2
+    assert "round-000007.key: sealing key: readable by its owner only (chmod 600)" in refused.stderr
+
+
+def test_directory_that_is_no_custodians_is_one_line_and_status_2(tmp_path):
+    result = run("keys", "show", tmp_path)
+    assert result.exit_code == 2
+    assert "a custodian's state directory" in result.stderr
 
 
 def test_founding_can_stop_after_the_keys(tmp_path):
