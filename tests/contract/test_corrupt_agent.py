@@ -4,6 +4,9 @@ Under bfv-packed it reads the round's secret key out of the opened sum. Shortene
 honest sum (a frozen layer, all zero). It adds q/t to the c1 of its own frame there, so the sum opens to the key
 itself: c0 + c1 · s gains (q/t) · s, the message gains s.
 
+Under ckks it does the same, and flooding is no help: flooding hides what noise says about the key, and this is no
+noise. One chunk is enough, with the key's halves at two heights, because only real parts of slots are opened.
+
 Under one-time keys an opened sum holds no key. It gains what was added, and the sum of the keys, which everybody may
 know, opens no single update.
 """
@@ -17,6 +20,11 @@ from tenseal import sealapi
 from gemel.errors import Malformed
 from gemel.sealing.bfv import load_context
 from gemel.sealing.budget import MODULUS, RING_DEGREE, budget_of
+from gemel.sealing.ckks.flooding import transform
+from gemel.sealing.ckks.plan import ERROR_SIGMAS
+from gemel.sealing.ckks.plan import RING_DEGREE as CKKS_DEGREE
+from gemel.sealing.ckks.plan import SLOTS as CKKS_SLOTS
+from gemel.sealing.ckks.plan import plan_of as ckks_plan
 from gemel.sealing.frames import BodyKind, OpenedSum, body_words, check_body, pack_body
 from gemel.sealing.onetime import ring
 from gemel.sealing.onetime.frames import head_of, join_planes, planes
@@ -29,7 +37,11 @@ from gemel.sealing.packing import quantise
 from gemel.sealing.sealer import Sealer
 from gemel.sealing.summer import Summer
 from gemel.wire.messages import SealingPolicy
+from tests.support.ckks import PRIME as CKKS_PRIME
+from tests.support.ckks import coefficients, encoded
 from tests.support.onetime import BOX_SECRETS, OneTimeRound
+from tests.support.sealing import Plant, updates_of
+from tests.support.sealing import policy_of as ckks_policy
 
 CAP = 100
 
@@ -106,6 +118,55 @@ def test_key_does_not_fit_into_a_sum_of_fewer_contributors_than_the_policy_allow
     played = Round(contributors)
     with pytest.raises(Malformed, match="outside"):
         played.opener.open(played.sum, 3)
+
+
+def test_under_ckks_the_corrupt_agent_reads_the_key_through_the_flooding_and_opens_another_agents_frame():
+    """It adds A + 8 A · x^2048 to its c1: real parts of s and of x^2048 · s are small, and so digits of one number."""
+    parameters = 2 * CKKS_SLOTS
+    plant = Plant(ckks_policy("ckks", 16, 3), parameters)
+    plan = ckks_plan(plant.policy, parameters)
+    updates = updates_of(2, parameters)[0]
+    for update in updates:
+        update[CKKS_SLOTS:] = 0  # a frozen layer
+    height = 2 ** (plan.scale_bits - 10)  # far above the flooding, far below what two contributors may say
+    assert height > 2 * ERROR_SIGMAS * plan.flooding_sigma
+    added = np.zeros(CKKS_DEGREE, np.int64)
+    added[0], added[CKKS_DEGREE // 2] = 1, 8
+    words = plant.words(plant.seal(np.zeros(parameters, np.float32)))
+    primes = plant.modulus.astype(object)
+    words[1][1] = (words[1][1].astype(object) + transform(added).astype(object) * height) % primes
+    corrupt = plant.body(words)  # a ciphertext like any other: the summer takes it
+    total = plant.sum_of([*(plant.seal(update) for update in updates), corrupt])
+
+    opened = plant.opened(total, 3)[CKKS_SLOTS:] * plant.step / plant.policy.clip
+    doubled = coefficients(encoded(opened, 2.0 * 2**10))  # h / height, with h = m'(X) + m'(1/X)
+    key = _halves(doubled)
+    assert set(np.unique(key)) == {-1, 0, 1}
+
+    first = next(iter(plant.words(plant.seal(updates[0]))))
+    secret = np.clip(updates[0][:CKKS_SLOTS].astype(float), -0.1, 0.1) / 0.1
+    phase = (first[0, 0].astype(object) + first[1, 0].astype(object) * transform(key)[0].astype(object)) % CKKS_PRIME
+    due = encoded(secret, 2.0**plan.scale_bits).astype(object)
+    error = coefficients(((phase - due) % CKKS_PRIME).astype(np.uint64))
+    assert np.abs(error).max() < 2**26  # of 2^75: that agent's update
+
+
+def _halves(doubled: np.ndarray) -> np.ndarray:
+    """The key s from h = u(X) + u(1/X) with u = (1 + 8 x^(N/2)) · s, N = 4096.
+
+    At i, s(X) + s(1/X) has s_i - s_(N-i); at N/2 - i, the same of x^(N/2) · s has -s_(N-i) - s_i. Each is within 2, so
+    as digits of base 8 they come apart.
+    """
+    half = CKKS_DEGREE // 2
+    low = (doubled + 4) % 8 - 4
+    high = (doubled - low) // 8
+    key = np.zeros(CKKS_DEGREE, np.int64)
+    key[0] = low[0] // 2  # 2 s_0
+    key[half] = -high[0] // 2  # x^(N/2) · s has -s_half at 0
+    for i in range(1, half):
+        difference, total = low[i], -high[half - i]
+        key[i], key[CKKS_DEGREE - i] = (total + difference) // 2, (total - difference) // 2
+    return key
 
 
 @pytest.mark.parametrize("added", [0, 1, 12345, "delta", "5 delta", "half", "largest"])
