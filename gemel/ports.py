@@ -203,13 +203,17 @@ class Bucket(msgspec.Struct, frozen=True):
 
 
 class AgentEntry(msgspec.Struct, frozen=True):
-    """What an agent last said of itself: `online` or `offline`, and its status document."""
+    """What an agent last said of itself: `online` or `offline`, and its status document.
+
+    `sequence` (see TwinRevision) is that of its latest coming or going.
+    """
 
     site: str
     name: str
     availability: str | None
     status: msgspec.Raw | None
     received_ms: Millis
+    sequence: Count = 0
 
 
 class TwinEvent(msgspec.Struct, frozen=True):
@@ -220,6 +224,10 @@ class TwinEvent(msgspec.Struct, frozen=True):
     asset: str
     received_ms: Millis
     document: msgspec.Raw
+    sequence: Count = 0  # see TwinRevision
+
+
+Change = TwinRevision | TwinEvent | AgentEntry
 
 
 class TwinStore(Protocol):
@@ -259,10 +267,14 @@ class TwinStore(Protocol):
         """At most `limit` revisions received in [from_ms, to_ms) and numbered above `after`, oldest first."""
         ...
 
-    async def changes(self, after: Count, limit: int) -> Sequence[TwinRevision]:
-        """Twins that have changed since sequence `after`, each as it stands, in the order of their sequence.
+    async def standing(self) -> tuple[Sequence[TwinRevision], Count]:
+        """Every twin as it stands, in the order of their sequence, and the sequence after which `changes` goes on."""
+        ...
 
-        Waits for one where there is none.
+    async def changes(self, after: Count, limit: int) -> Sequence[Change]:
+        """What has happened since sequence `after`, in that order: at most `limit`, and at least one, for it waits.
+
+        Twins that have changed, each as it stands; every event; agents that came or went, each as it is now.
         """
         ...
 
@@ -302,13 +314,16 @@ class TwinStore(Protocol):
         ...
 
     async def put_event(self, site: str, asset: str, document: bytes, received_ms: Millis) -> bool:
-        """Store an event, a JSON document; False where it is known."""
+        """Store an event, a JSON document; False where it is known. `received_ms` never steps back, as in `put`."""
         ...
 
     async def events(
-        self, *, site: str | None, asset: str | None, from_ms: Millis, to_ms: Millis, limit: int
+        self, *, site: str | None, asset: str | None, from_ms: Millis, to_ms: Millis, limit: int, after: Count = 0
     ) -> Sequence[TwinEvent]:
-        """At most `limit` events received in [from_ms, to_ms), oldest first; None means any."""
+        """At most `limit` events received in [from_ms, to_ms) and of a sequence above `after`, oldest first.
+
+        None means any.
+        """
         ...
 
     async def tidy(self, now_ms: Millis) -> None:
@@ -369,8 +384,8 @@ class AccessStore(Protocol):
         """Add an entry; it is committed when this returns."""
         ...
 
-    async def accesses(self, *, first: Count, last: Count) -> Sequence[Access]:
-        """The entries first..last that are kept, in order."""
+    async def accesses(self, *, after: Count, limit: int) -> Sequence[Access]:
+        """At most `limit` entries above `after` that are kept, in order."""
         ...
 
     async def put_access_root(self, root: AccessRoot) -> None:
@@ -386,7 +401,10 @@ class AccessStore(Protocol):
         ...
 
     async def drop_accesses(self, before_ms: Millis) -> None:
-        """Forget entries that are older and under a root; roots stay."""
+        """Forget the entries under roots that were sealed before; roots stay.
+
+        Never a part of what one root covers: the rest could be proved no more.
+        """
         ...
 
 

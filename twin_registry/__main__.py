@@ -85,8 +85,7 @@ async def _tidy_for_ever(host: Host[RegistrySettings], stores: RegistryStores) -
 async def _seal_for_ever(host: Host[RegistrySettings], stores: RegistryStores) -> None:
     while True:
         await asyncio.sleep(host.settings.access_root_s)
-        root = await access_log.seal(stores.accesses, host.clock.now_ms())
-        if root is not None:
+        while (root := await access_log.seal(stores.accesses, host.clock.now_ms())) is not None:
             _log.info("reads sealed", first=root.first, last=root.last, root=root.root)
 
 

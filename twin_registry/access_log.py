@@ -6,6 +6,7 @@ the chain holds proves an entry to anybody. Entries are numbered without a gap, 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import msgspec
@@ -33,12 +34,13 @@ def leaf(entry: Access) -> bytes:
 
 
 async def seal(store: AccessStore, now_ms: int) -> AccessRoot | None:
-    """Put the entries since the last root under a new one; None where there are none."""
+    """Put the entries since the last root under a new one, or as many as one may cover; None where there are none."""
     last, sealed = await store.access_state()
     if last == sealed:
         return None
-    entries = await store.accesses(first=sealed + 1, last=min(last, sealed + MAX_UNDER_A_ROOT))
-    root = AccessRoot(entries[0].sequence, entries[-1].sequence, now_ms, merkle.root([leaf(e) for e in entries]))
+    entries = await store.accesses(after=sealed, limit=min(last - sealed, MAX_UNDER_A_ROOT))
+    digest = await asyncio.to_thread(_root, entries)
+    root = AccessRoot(entries[0].sequence, entries[-1].sequence, now_ms, digest)
     await store.put_access_root(root)
     return root
 
@@ -49,9 +51,21 @@ async def prove(store: AccessStore, sequence: int) -> AccessProof | None:
     root = next((r for r in roots if r.first <= sequence <= r.last), None)
     if root is None:
         return None
-    entries = await store.accesses(first=root.first, last=root.last)
-    entry = next((e for e in entries if e.sequence == sequence), None)
-    if entry is None or len(entries) != root.last - root.first + 1:
-        return None
-    path = merkle.proof([leaf(e) for e in entries], leaf(entry))
-    return AccessProof(entry, root, [sibling.hex() for sibling in path])
+    entries = await store.accesses(after=root.first - 1, limit=root.last - root.first + 1)
+    if not entries or entries[0].sequence != root.first:
+        return None  # forgotten
+    entry = entries[sequence - root.first]
+    return AccessProof(entry, root, await asyncio.to_thread(_path, entries, entry))
+
+
+def holds(proof: AccessProof) -> bool:
+    """Whether the proof leads from its entry to its root: what an auditor asks, who has the root from elsewhere."""
+    return merkle.verify(proof.root.root, leaf(proof.entry), [bytes.fromhex(sibling) for sibling in proof.path])
+
+
+def _root(entries: Sequence[Access]) -> Digest:
+    return merkle.root([leaf(entry) for entry in entries])
+
+
+def _path(entries: Sequence[Access], entry: Access) -> Sequence[Digest]:
+    return [sibling.hex() for sibling in merkle.proof([leaf(e) for e in entries], leaf(entry))]

@@ -15,7 +15,8 @@ from gemel.wire.messages import decode
 
 MAX_BYTES = 64 * 1024
 
-Place = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}/[a-z0-9][a-z0-9._-]{0,63}\Z")]
+PLACE = r"^[a-z0-9][a-z0-9._-]{0,63}/[a-z0-9][a-z0-9._-]{0,63}$"
+Place = Annotated[str, msgspec.Meta(pattern=PLACE.replace("$", r"\Z"))]
 
 
 class Relation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +42,14 @@ class Node(msgspec.Struct, frozen=True):
     title: str
     parent: str | None
     depth: int
+
+
+class Link(msgspec.Struct, frozen=True):
+    """One relation: `source` (north/pump-1) is what declared it, `target` what it has to do with."""
+
+    source: str
+    kind: str
+    target: str
 
 
 def from_json(data: bytes) -> Asset:
@@ -73,3 +82,12 @@ def tree(records: Iterable[AssetRecord]) -> Sequence[Node]:
         lines.append(Node(record.site, record.asset, declared.title, declared.parent, depth))
         waiting += [(child, depth + 1) for child in children[place]]
     return lines
+
+
+def links(records: Iterable[AssetRecord]) -> Sequence[Link]:
+    """Every relation that was declared, by source."""
+    return [
+        Link(f"{record.site}/{record.asset}", relation.kind, relation.to)
+        for record in records
+        for relation in from_json(bytes(record.document)).relations
+    ]

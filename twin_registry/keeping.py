@@ -9,7 +9,7 @@ import msgspec
 import structlog
 from prometheus_client import Counter
 
-from gemel.errors import Malformed, PeerError, Refused
+from gemel.errors import BusRefused, BusUnavailable, Malformed, PeerError, Refused
 from gemel.ports import Bus, BusMessage, Clock, Sample, TwinStore
 from gemel.twin import agent, backfill
 from gemel.twin.alerts import AlertEvent
@@ -32,7 +32,12 @@ class Keeper:
     async def subscribe(self, bus: Bus) -> None:
         """Begin to listen."""
         await bus.subscribe(topics.ALL_TWINS, self.hear_twin, concurrency=AT_WORK)
-        await bus.subscribe(topics.ALL_BACKFILL, self.hear_backfill)
+
+        async def hear_backfill(message: BusMessage) -> None:
+            refusal = await self.hear_backfill(message)
+            await _answer_backfill(bus, message, refusal)
+
+        await bus.subscribe(topics.ALL_BACKFILL, hear_backfill)
         await bus.subscribe(topics.ALL_TWIN_EVENTS, self.hear_event)
         await bus.subscribe(topics.ALL_AVAILABILITY, self.hear_agent)
         await bus.subscribe(topics.ALL_AGENT_STATUS, self.hear_agent)
@@ -49,8 +54,11 @@ class Keeper:
         else:
             self._messages.labels("stored" if stored else "repeated", "ok").inc()
 
-    async def hear_backfill(self, message: BusMessage) -> None:
-        """Revisions from while an agent was offline: their readings join the history, what stands stays."""
+    async def hear_backfill(self, message: BusMessage) -> str:
+        """Revisions from while an agent was offline: their readings join the history, what stands stays.
+
+        Returns when they are committed, with "", or why they are refused. Raises StoreUnavailable.
+        """
         try:
             late = backfill.from_json(message.payload)
             if message.topic != topics.twin_backfill(late.site, late.asset):
@@ -61,8 +69,9 @@ class Keeper:
             await self._store.put_samples(late.site, late.asset, _readings(kept.twin for kept in late.revisions))
         except PeerError as error:
             self._refuse(message, error)
-        else:
-            self._messages.labels("stored", "ok").inc()
+            return str(error)
+        self._messages.labels("stored", "ok").inc()
+        return ""
 
     async def hear_event(self, message: BusMessage) -> None:
         """An alert, raised or cleared. Raises StoreUnavailable, never for what the event says."""
@@ -100,6 +109,16 @@ class Keeper:
         reason = error.reason if isinstance(error, Refused) else Reason.MALFORMED
         self._messages.labels("refused", str(reason)).inc()
         _log.warning("refused", topic=message.topic, error=str(error))
+
+
+async def _answer_backfill(bus: Bus, message: BusMessage, refusal: str) -> None:
+    """To whoever keeps the twin of the message's topic; without an answer it sends the backfill again."""
+    *_, site, _, asset, _ = message.topic.split("/")
+    answer = backfill.answer_to(message.payload, refusal)
+    try:
+        await bus.publish(topics.backfill_answer(site, asset), answer, content_type="application/json")
+    except (BusRefused, BusUnavailable) as error:
+        _log.warning("answer to a backfill dropped", site=site, asset=asset, error=str(error))
 
 
 def _readings(twins: Iterable[Twin]) -> Mapping[str, Sequence[Sample]]:

@@ -6,12 +6,13 @@ A twin whose agent is offline is shown as stale: the registry cannot know what h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
+from gemel import ports
 from gemel.ports import AgentEntry, Bucket, Sample, TwinEvent, TwinRevision, TwinStore
 from gemel.twin.agent import AgentStatus
 from gemel.twin.state import Diagnosis, Property, Quality, Twin
@@ -71,15 +72,23 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class Events(msgspec.Struct, frozen=True):
-    """Events, oldest first."""
+    """A page of events, oldest first. `next`: where the next page begins (`after`), or null."""
 
     events: Sequence[TwinEvent]
+    next: Count | None
 
 
 class Agents(msgspec.Struct, frozen=True):
     """What agents last said of themselves."""
 
     agents: Sequence[AgentEntry]
+
+
+class Change(NamedTuple):
+    """Something that happened: an event, or a twin as it stands since. None: nothing that a reader sees."""
+
+    sequence: int
+    told: Shown | TwinEvent | None
 
 
 class Library:
@@ -146,11 +155,22 @@ class Library:
         return Series(samples, (), samples[-1].time_ms + 1 if len(samples) == limit else None)
 
     async def events(
-        self, granted: Granted, *, site: str | None, asset: str | None, from_ms: int, to_ms: int, limit: int
+        self,
+        granted: Granted,
+        *,
+        site: str | None,
+        asset: str | None,
+        from_ms: int,
+        to_ms: int,
+        after: int,
+        limit: int,
     ) -> Events:
-        """Events of the assets that were granted."""
-        found = await self._store.events(site=site, asset=asset, from_ms=from_ms, to_ms=to_ms, limit=limit)
-        return Events([event for event in found if granted(event.site, event.asset)])
+        """A page of events: those of the assets that were granted, so there may be fewer than `limit`."""
+        found = await self._store.events(
+            site=site, asset=asset, from_ms=from_ms, to_ms=to_ms, after=after, limit=limit
+        )
+        shown = [event for event in found if granted(event.site, event.asset)]
+        return Events(shown, found[-1].sequence if len(found) == limit else None)
 
     async def agents(self, granted: Granted) -> Agents:
         """The agents whose machine was granted. Of one that has not said which, nobody hears but who sees all."""
@@ -161,11 +181,26 @@ class Library:
                 found.append(agent)
         return Agents(found)
 
-    async def changes(self, after: int, limit: int) -> Sequence[Shown]:
-        """What has changed since sequence `after`; waits for it."""
+    async def standing(self) -> tuple[Iterator[Shown], int]:
+        """Every twin as it stands, and the sequence after which `changes` goes on."""
+        revisions, last = await self._store.standing()
+        silent = await self._silent()
+        return (_shown(one, (one.twin.site, one.twin.asset) in silent) for one in revisions), last
+
+    async def changes(self, after: int, limit: int) -> Sequence[Change]:
+        """What has happened since sequence `after`; waits for it."""
         found = await self._store.changes(after, limit)
         silent = await self._silent()
-        return [_shown(revision, (revision.twin.site, revision.twin.asset) in silent) for revision in found]
+        return [Change(one.sequence, await self._told(one, silent)) for one in found]
+
+    async def _told(self, change: ports.Change, silent: set[tuple[str, str]]) -> Shown | TwinEvent | None:
+        if isinstance(change, TwinEvent):
+            return change
+        if isinstance(change, TwinRevision):
+            return _shown(change, (change.twin.site, change.twin.asset) in silent)
+        place = _machine(change)
+        standing = await self._store.twin(*place) if place else None
+        return None if standing is None else _shown(standing, place in silent)
 
     async def _silent(self) -> set[tuple[str, str]]:
         """The machines whose agents are offline."""

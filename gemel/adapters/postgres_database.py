@@ -1,4 +1,4 @@
-"""sql.Database over PostgreSQL (asyncpg). Readings become a hypertable where TimescaleDB is installed."""
+"""sql.Database over PostgreSQL (asyncpg)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,14 @@ from gemel.errors import StoreUnavailable
 READERS = 4
 TIMEOUT_S = 30.0
 CLOSE_S = 5.0
-_DAY_MS = 86_400_000
 _FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class PostgresDatabase:
-    """`async with PostgresDatabase(url, schema, series="samples") as database`.
+    """`async with PostgresDatabase(url, schema) as database`."""
 
-    `series` names the table whose `time_ms` partitions it where TimescaleDB is there.
-    """
-
-    def __init__(self, url: str, schema: str, *, series: str) -> None:
-        self._url, self._series = url, series
+    def __init__(self, url: str, schema: str) -> None:
+        self._url = url
         self._schema = schema.format(serial="BIGINT", clustered="")
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
@@ -49,7 +45,6 @@ class PostgresDatabase:
         try:
             async with self._connection() as connection:
                 await connection.execute(self._schema)
-                await self._partition(connection)
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
@@ -76,15 +71,6 @@ class PostgresDatabase:
         async with self._connection() as connection, connection.transaction():
             for statement, rows in writes:
                 await connection.executemany(_numbered(statement), rows)
-
-    async def _partition(self, connection: PoolConnectionProxy[asyncpg.Record]) -> None:
-        if await connection.fetchval("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'"):
-            await connection.execute(
-                "SELECT create_hypertable($1::text::regclass, 'time_ms', chunk_time_interval => $2::bigint,"
-                " if_not_exists => true, migrate_data => true)",
-                self._series,
-                _DAY_MS,
-            )
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[PoolConnectionProxy[asyncpg.Record]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gemel.adapters import sql_accesses, sql_assets, sql_twins
-from gemel.adapters.sql import Commits, Database
+from gemel.adapters.sql import Commit, Commits, Database
 from gemel.adapters.sql_accesses import SqlAccesses
 from gemel.adapters.sql_assets import SqlAssets
 from gemel.adapters.sql_twins import Keep, SqlTwins
@@ -30,21 +30,25 @@ class RegistryStores:
     twins: SqlTwins
     assets: SqlAssets
     accesses: SqlAccesses
+    commits: Commits
 
 
 @asynccontextmanager
-async def open_stores(url: str, keep: Keep | None = None) -> AsyncIterator[RegistryStores]:
+async def open_stores(
+    url: str, keep: Keep | None = None, tell: Callable[[Commit], None] | None = None
+) -> AsyncIterator[RegistryStores]:
     """`url`: sqlite:///path/of/file (its folder must exist; four slashes for an absolute one) or postgresql://….
 
-    Raises ConfigError for another url, StoreUnavailable where it cannot be opened.
+    `tell` hears of every commit. Raises ConfigError for another url, StoreUnavailable where it cannot be opened.
     """
     keep = keep or Keep()
     async with _database(url) as database:
-        commits = Commits(database)
+        commits = Commits(database, tell)
         stores = RegistryStores(
             SqlTwins(database, commits, keep),
             SqlAssets(database, commits, keep.machines),
             SqlAccesses(database, commits),
+            commits,
         )
         await stores.twins.load()
         await stores.assets.load()
@@ -61,5 +65,5 @@ def _database(url: str) -> AbstractAsyncContextManager[Database]:
     if url.startswith(_POSTGRES):
         from gemel.adapters.postgres_database import PostgresDatabase  # noqa: PLC0415  asyncpg only where it is used
 
-        return PostgresDatabase(url, SCHEMA, series="samples")
+        return PostgresDatabase(url, SCHEMA)
     raise ConfigError("store", "url", f"sqlite:///file or postgresql://…, not {url!r}")

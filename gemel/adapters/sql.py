@@ -7,6 +7,7 @@ the schema {serial} and {clustered} stand for what the two write differently.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -69,6 +70,22 @@ class Batch:
 Plan = Callable[[Batch], T]
 
 
+class Commit(NamedTuple):
+    """What a commit cost."""
+
+    changes: int  # callers that shared it
+    rows: int  # written, the same row again included
+    waited_s: float  # from the first caller's call to the end
+    took_s: float  # the transaction alone
+
+
+class _Waiting(NamedTuple):
+    plan: Plan[Any]
+    answer: asyncio.Future[Any]
+    alone: bool
+    since_s: float
+
+
 class Commits:
     """Changes that come together share one commit, because a commit costs milliseconds and a row microseconds.
 
@@ -77,9 +94,11 @@ class Commits:
     in the same batch.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._waiting: list[tuple[Plan[Any], asyncio.Future[Any], bool]] = []
+    def __init__(self, database: Database, tell: Callable[[Commit], None] | None = None) -> None:
+        """`tell` hears of every commit."""
+        self._database, self._tell = database, tell
+        self._waiting: list[_Waiting] = []
+        self._at_work_since_s: float | None = None
         self._worker: asyncio.Task[None] | None = None
 
     async def change(self, plan: Plan[T], *, alone: bool = False) -> T:
@@ -88,10 +107,16 @@ class Commits:
         Raises what the plan raised, or StoreUnavailable. A caller that is cancelled may or may not be stored.
         """
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((plan, answer, alone))
+        self._waiting.append(_Waiting(plan, answer, alone, time.monotonic()))
         if self._worker is None:
             self._worker = asyncio.create_task(self._work(), name="commits")
         return await answer
+
+    @property
+    def waiting_s(self) -> float:
+        """For how long the change that has waited longest has done so; 0 where none waits."""
+        since_s = self._at_work_since_s or (self._waiting[0].since_s if self._waiting else None)
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     async def drain(self) -> None:
         """Wait until nothing is under way."""
@@ -105,26 +130,26 @@ class Commits:
         finally:
             self._worker = None
 
-    def _next(self) -> list[tuple[Plan[Any], asyncio.Future[Any]]]:
+    def _next(self) -> list[_Waiting]:
         """The longest run from the front that may share a commit."""
         size = 1
-        if not self._waiting[0][2]:
-            while size < min(len(self._waiting), MAX_BATCH) and not self._waiting[size][2]:
+        if not self._waiting[0].alone:
+            while size < min(len(self._waiting), MAX_BATCH) and not self._waiting[size].alone:
                 size += 1
         taken, self._waiting = self._waiting[:size], self._waiting[size:]
-        return [(plan, answer) for plan, answer, _ in taken]
+        return taken
 
-    async def _commit(self, changes: Sequence[tuple[Plan[Any], asyncio.Future[Any]]]) -> None:
+    async def _commit(self, changes: Sequence[_Waiting]) -> None:
         batch, results = Batch(), list[tuple[asyncio.Future[Any], Any]]()
-        for plan, answer in changes:
+        for change in changes:
             try:
-                results.append((answer, plan(batch)))
+                results.append((change.answer, change.plan(batch)))
             except Exception as error:  # noqa: BLE001  whatever it is, it is that caller's
-                if not answer.done():
-                    answer.set_exception(error)
+                if not change.answer.done():
+                    change.answer.set_exception(error)
         try:
             if batch.writes:
-                await self._database.write(batch.writes)
+                await self._write(batch.writes, len(results), changes[0].since_s)
         except Exception as error:  # noqa: BLE001  nobody who waits may be left behind
             batch.end(committed=False)
             for answer, _ in results:
@@ -135,3 +160,14 @@ class Commits:
         for answer, result in results:
             if not answer.done():
                 answer.set_result(result)
+
+    async def _write(self, writes: Sequence[Write], changes: int, since_s: float) -> None:
+        begun_s, self._at_work_since_s = time.monotonic(), since_s
+        try:
+            await self._database.write(writes)
+        finally:
+            self._at_work_since_s = None
+        if self._tell is not None:
+            now_s = time.monotonic()
+            rows = sum(len(write.rows) for write in writes)
+            self._tell(Commit(changes, rows, now_s - since_s, now_s - begun_s))

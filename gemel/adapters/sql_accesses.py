@@ -17,7 +17,7 @@ CREATE TABLE IF NOT EXISTS access_roots (
 _STATE = """
 SELECT (SELECT coalesce(max(sequence), 0) FROM accesses), (SELECT coalesce(max(last_sequence), 0) FROM access_roots)
 """
-_DROP = "DELETE FROM accesses WHERE sequence <= ?1 AND time_ms < ?2"
+_DROP = "DELETE FROM accesses WHERE sequence <= (SELECT max(last_sequence) FROM access_roots WHERE sealed_ms < ?1)"
 
 
 class SqlAccesses:
@@ -51,13 +51,12 @@ class SqlAccesses:
         else:
             self._planned = self._committed
 
-    async def accesses(self, *, first: int, last: int) -> Sequence[Access]:
+    async def accesses(self, *, after: int, limit: int) -> Sequence[Access]:
         """As ports.AccessStore."""
         rows = await self._database.fetch(
-            "SELECT sequence, time_ms, reader, what FROM accesses WHERE sequence >= ?1 AND sequence <= ?2"
-            " ORDER BY sequence",
-            first,
-            last,
+            "SELECT sequence, time_ms, reader, what FROM accesses WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
+            after,
+            limit,
         )
         return [Access(*row) for row in rows]
 
@@ -90,5 +89,4 @@ class SqlAccesses:
 
     async def drop_accesses(self, before_ms: int) -> None:
         """As ports.AccessStore."""
-        sealed = self._sealed
-        await self._commits.change(lambda batch: batch.add(_DROP, sealed, before_ms))
+        await self._commits.change(lambda batch: batch.add(_DROP, before_ms))

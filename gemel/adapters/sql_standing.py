@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Generic, TypeVar
 
@@ -15,12 +14,11 @@ V = TypeVar("V")
 class Standing(Generic[K, V]):
     """Readers see what is committed; plans see, above that, what is planned in the batch that is being made.
 
-    `committed` is in the order of the latest change. `changed` is set, once, by the next commit.
+    `committed` is in the order of the latest change.
     """
 
     def __init__(self) -> None:
         self.committed: dict[K, V] = {}
-        self.changed = asyncio.Event()
         self._planned: dict[K, V] = {}
 
     def __len__(self) -> int:
@@ -48,5 +46,3 @@ class Standing(Generic[K, V]):
         for key, value in planned.items():
             self.committed.pop(key, None)
             self.committed[key] = value
-        changed, self.changed = self.changed, asyncio.Event()
-        changed.set()

@@ -12,17 +12,20 @@ Where things stand, and why:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from operator import attrgetter
+from typing import Any
 
 import msgspec
 
-from gemel.adapters.sql import Batch, Commits, Database, Row
+from gemel.adapters.sql import Batch, Commits, Database
 from gemel.adapters.sql_standing import Standing
 from gemel.errors import Refused
-from gemel.ports import AgentEntry, Bucket, Sample, TwinEntry, TwinEvent, TwinRevision
+from gemel.ports import AgentEntry, Bucket, Change, Sample, TwinEntry, TwinEvent, TwinRevision
 from gemel.twin.state import Quality, Twin, from_json, supersedes, to_json
 from gemel.wire.reasons import Reason
 from gemel.wire.types import sha256
@@ -51,12 +54,12 @@ CREATE TABLE IF NOT EXISTS minutes (
     latest_ms BIGINT NOT NULL, PRIMARY KEY (twin, property, minute_ms)) {clustered};
 CREATE TABLE IF NOT EXISTS dirty_minutes (twin BIGINT, minute_ms BIGINT, PRIMARY KEY (twin, minute_ms)) {clustered};
 CREATE TABLE IF NOT EXISTS agents (
-    site TEXT, name TEXT, availability TEXT, status TEXT, received_ms BIGINT NOT NULL,
+    site TEXT, name TEXT, availability TEXT, status TEXT, received_ms BIGINT NOT NULL, sequence BIGINT NOT NULL,
     PRIMARY KEY (site, name)) {clustered};
 CREATE TABLE IF NOT EXISTS events (
-    id TEXT PRIMARY KEY, site TEXT NOT NULL, asset TEXT NOT NULL, received_ms BIGINT NOT NULL,
-    document TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS events_by_time ON events (received_ms, id);
+    id TEXT PRIMARY KEY, sequence BIGINT NOT NULL UNIQUE, site TEXT NOT NULL, asset TEXT NOT NULL,
+    received_ms BIGINT NOT NULL, document TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS events_by_time ON events (received_ms, sequence);
 """
 
 _LOAD = """
@@ -106,9 +109,25 @@ _QUALITY = {quality: quality.value for quality in Quality}  # plain text, which 
 _ADD_SAMPLE = "INSERT INTO samples VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING"
 _ADD_DIRTY = "INSERT INTO dirty_minutes VALUES (?1, ?2) ON CONFLICT DO NOTHING"
 _PUT_AGENT = """
-INSERT INTO agents VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (site, name) DO UPDATE SET
-    availability = excluded.availability, status = excluded.status, received_ms = excluded.received_ms
+INSERT INTO agents VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (site, name) DO UPDATE SET
+    availability = excluded.availability, status = excluded.status, received_ms = excluded.received_ms,
+    sequence = excluded.sequence
 """
+_PUT_EVENT = "INSERT INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING"
+_LAST_EVENT = """
+SELECT (SELECT coalesce(max(sequence), 0) FROM events), (SELECT coalesce(max(received_ms), 0) FROM events)
+"""
+_EVENTS_SINCE = """
+SELECT id, site, asset, received_ms, document, sequence FROM events
+WHERE sequence > ?1 AND sequence <= ?2 ORDER BY sequence LIMIT ?3
+"""
+_EVENTS_BETWEEN = """
+SELECT id, site, asset, received_ms, document, sequence FROM events
+WHERE received_ms >= ?1 AND received_ms < ?2
+    AND site = coalesce(CAST(?3 AS TEXT), site) AND asset = coalesce(CAST(?4 AS TEXT), asset) AND sequence > ?5
+    AND received_ms >= (SELECT e.received_ms FROM events e WHERE e.sequence > ?5 ORDER BY e.sequence LIMIT 1)
+ORDER BY received_ms, sequence LIMIT ?6
+"""  # the last condition lets a later page begin where it begins, and not at the first event
 _OLD_SAMPLES = "DELETE FROM samples WHERE twin = ?1 AND time_ms < ?2"
 _MORE_SAMPLES = """
 DELETE FROM samples WHERE twin = ?1 AND time_ms <= (
@@ -117,8 +136,8 @@ DELETE FROM samples WHERE twin = ?1 AND time_ms <= (
 _OLD_MINUTES = "DELETE FROM minutes WHERE twin = ?1 AND minute_ms < ?2"
 _OLD_REVISIONS = "DELETE FROM revisions WHERE twin = ?1 AND received_ms < ?2 AND number < ?3"
 _MORE_EVENTS = """
-DELETE FROM events WHERE received_ms < ?1 OR (received_ms, id) <= (
-    SELECT received_ms, id FROM events ORDER BY received_ms DESC, id DESC LIMIT 1 OFFSET ?2)
+DELETE FROM events WHERE received_ms < ?1 OR sequence <= (
+    SELECT sequence FROM events ORDER BY sequence DESC LIMIT 1 OFFSET ?2)
 """
 
 
@@ -155,6 +174,10 @@ class SqlTwins:
         self._heads: Standing[tuple[str, str], _Head] = Standing()
         self._agents: Standing[tuple[str, str], AgentEntry] = Standing()
         self._sequence = self._last_twin = 0
+        self._stored = 0  # the last sequence that is committed
+        self._last_event = self._last_event_ms = 0
+        self._changed = asyncio.Event()  # set, once, by the next commit that gave a sequence
+        self._numbered: Batch | None = None
         self._known_dirty: set[tuple[int, int]] = set()  # so that each is written once, not once a reading
         self._dirty_in: Batch | None = None
         self._uncounted: dict[int, None] = {}  # machines with new readings, longest waiting first
@@ -170,17 +193,22 @@ class SqlTwins:
             }
         )
         self._last_twin = max((head.machine for head in self._heads.committed.values()), default=0)
-        self._sequence = max((head.sequence for head in self._heads.committed.values()), default=0)
         self._uncounted = dict.fromkeys(head.machine for head in self._heads.committed.values())
-        agents = await self._database.fetch("SELECT site, name, availability, status, received_ms FROM agents")
+        agents = await self._database.fetch(
+            "SELECT site, name, availability, status, received_ms, sequence FROM agents"
+        )
         self._agents.load(
             {
                 (site, name): AgentEntry(
-                    site, name, availability, None if status is None else msgspec.Raw(status.encode()), received_ms
+                    site, name, availability, None if status is None else msgspec.Raw(status.encode()), *more
                 )
-                for site, name, availability, status, received_ms in agents
+                for site, name, availability, status, *more in agents
             }
         )
+        ((self._last_event, self._last_event_ms),) = await self._database.fetch(_LAST_EVENT)
+        last_head = max((head.sequence for head in self._heads.committed.values()), default=0)
+        last_agent = max((agent.sequence for agent in self._agents.committed.values()), default=0)
+        self._sequence = self._stored = max(last_head, last_agent, self._last_event)
 
     # --- twins ------------------------------------------------------------------------------------
 
@@ -226,19 +254,49 @@ class SqlTwins:
             limit,
         )
 
-    async def changes(self, after: int, limit: int) -> Sequence[TwinRevision]:
+    async def standing(self) -> tuple[Sequence[TwinRevision], int]:
         """As ports.TwinStore."""
-        while self._sequence <= after or not (found := self._changed_since(after)):
-            await self._heads.changed.wait()
-        return [_standing(head) for head in found[:limit]]
+        return [_standing(head) for head in self._heads.committed.values()], self._stored
 
-    def _changed_since(self, after: int) -> list[_Head]:
+    async def changes(self, after: int, limit: int) -> Sequence[Change]:
+        """As ports.TwinStore."""
+        while True:
+            while self._stored <= after:
+                await self._changed.wait()
+            # What is read next may have moved on by the time it is there; so all of it ends at one sequence.
+            until, twins, agents = self._stored, self._twins_since(after), self._agents_since(after)
+            events: Sequence[TwinEvent] = ()
+            if self._last_event > after:
+                events = _events(await self._database.fetch(_EVENTS_SINCE, after, until, limit))
+            found: list[Change] = sorted([*twins[:limit], *agents, *events], key=attrgetter("sequence"))
+            if found:
+                return found[:limit]
+            after = until  # an event that was known already, or whose time to be kept is over
+
+    def _twins_since(self, after: int) -> list[TwinRevision]:
         found = []
         for head in reversed(self._heads.committed.values()):
             if head.sequence <= after:
                 break
-            found.append(head)
+            found.append(_standing(head))
         return found[::-1]
+
+    def _agents_since(self, after: int) -> list[AgentEntry]:
+        return [agent for agent in self._agents.committed.values() if agent.sequence > after]
+
+    def _number(self, batch: Batch) -> int:
+        """The next sequence. Whoever waits for changes hears of it when the batch is committed."""
+        if batch is not self._numbered:
+            batch.when_ended(self._tell)
+            self._numbered = batch
+        self._sequence += 1
+        return self._sequence
+
+    def _tell(self, committed: bool) -> None:  # noqa: FBT001  it is the answer to one question
+        if committed:
+            self._stored = self._sequence
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
 
     async def _revisions(self, site: str, asset: str, condition: str, *values: int) -> Sequence[TwinRevision]:
         head = self._heads.committed.get((site, asset))
@@ -263,11 +321,11 @@ class SqlTwins:
             if not supersedes(twin, previous):
                 return False
             machine, revision, received_ms = head.machine, head.revision + 1, max(received_ms, head.received_ms)
-        self._sequence += 1
-        self._heads.plan(batch, key, _Head(machine, revision, self._sequence, received_ms, twin))
+        sequence = self._number(batch)
+        self._heads.plan(batch, key, _Head(machine, revision, sequence, received_ms, twin))
         batch.add(
             "INSERT INTO revisions VALUES (?1, ?2, ?3, ?4, ?5)",
-            self._sequence,
+            sequence,
             machine,
             revision,
             received_ms,
@@ -366,10 +424,13 @@ class SqlTwins:
                 _make_room(self._agents, self._keep.machines)
                 known = AgentEntry(site, name, None, None, received_ms)
             said = known.status if status is None else msgspec.Raw(status)
-            agent = AgentEntry(site, name, availability or known.availability, said, received_ms)
+            # With its first status it is known which machine comes or goes with it.
+            moved = availability not in (None, known.availability) or (known.status is None and said is not None)
+            sequence = self._number(batch) if moved else known.sequence
+            agent = AgentEntry(site, name, availability or known.availability, said, received_ms, sequence)
             self._agents.plan(batch, (site, name), agent)
             text = None if said is None else bytes(said).decode()
-            batch.add(_PUT_AGENT, site, name, agent.availability, text, received_ms)
+            batch.add(_PUT_AGENT, site, name, agent.availability, text, received_ms, sequence)
 
         await self._commits.change(plan)
 
@@ -382,29 +443,20 @@ class SqlTwins:
         event_id = sha256(f"{site}/{asset}\n".encode() + document)
         if await self._database.fetch("SELECT 1 FROM events WHERE id = ?1", event_id):
             return False
-        row: Row = (event_id, site, asset, received_ms, document.decode())
-        statement = "INSERT INTO events VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING"
-        await self._commits.change(lambda batch: batch.add(statement, *row))
+
+        def plan(batch: Batch) -> None:
+            self._last_event, self._last_event_ms = self._number(batch), max(received_ms, self._last_event_ms)
+            text = document.decode()
+            batch.add(_PUT_EVENT, event_id, self._last_event, site, asset, self._last_event_ms, text)
+
+        await self._commits.change(plan)
         return True
 
     async def events(
-        self, *, site: str | None, asset: str | None, from_ms: int, to_ms: int, limit: int
+        self, *, site: str | None, asset: str | None, from_ms: int, to_ms: int, limit: int, after: int = 0
     ) -> Sequence[TwinEvent]:
         """As ports.TwinStore."""
-        rows = await self._database.fetch(
-            "SELECT id, site, asset, received_ms, document FROM events WHERE received_ms >= ?1 AND received_ms < ?2"
-            " AND site = coalesce(CAST(?3 AS TEXT), site) AND asset = coalesce(CAST(?4 AS TEXT), asset)"
-            " ORDER BY received_ms, id LIMIT ?5",
-            from_ms,
-            to_ms,
-            site,
-            asset,
-            limit,
-        )
-        return [
-            TwinEvent(event_id, at_site, of_asset, received_ms, msgspec.Raw(document.encode()))
-            for event_id, at_site, of_asset, received_ms, document in rows
-        ]
+        return _events(await self._database.fetch(_EVENTS_BETWEEN, from_ms, to_ms, site, asset, after, limit))
 
     # --- tidying ----------------------------------------------------------------------------------
 
@@ -457,6 +509,13 @@ class SqlTwins:
 
 def _standing(head: _Head) -> TwinRevision:
     return TwinRevision(head.received_ms, head.twin, head.revision, head.sequence)
+
+
+def _events(rows: Iterable[Sequence[Any]]) -> Sequence[TwinEvent]:
+    return [
+        TwinEvent(event_id, site, asset, received_ms, msgspec.Raw(document.encode()), sequence)
+        for event_id, site, asset, received_ms, document, sequence in rows
+    ]
 
 
 def _readings(previous: Twin | None, twin: Twin) -> Iterable[tuple[str, Sample]]:

@@ -13,9 +13,11 @@ import pytest
 from msgspec.structs import astuple, replace
 
 from gemel.adapters.registry_stores import RegistryStores, open_stores
+from gemel.adapters.sql import Commit
 from gemel.adapters.sql_twins import MINUTE_MS, Keep
+from gemel.adapters.sqlite_database import SqliteDatabase
 from gemel.errors import ConfigError, Refused, StoreUnavailable
-from gemel.ports import AccessRoot, Sample, TwinEntry, TwinStore
+from gemel.ports import AccessRoot, Sample, TwinEntry, TwinEvent, TwinRevision, TwinStore
 from gemel.twin.state import Property, Quality, Twin, blank
 from gemel.wire.reasons import Reason
 from tests.support.postgres import postgres
@@ -207,6 +209,59 @@ async def test_changes_are_each_twin_as_it_stands_in_order_and_survive_reopening
         assert [(r.twin.asset, r.twin.version) for r in await waiting] == [("b", 2)]
 
 
+async def test_twins_events_and_agents_share_one_sequence_and_none_is_passed_over(open_store: Open) -> None:
+    async with open_store() as store:
+        await store.put(twin(1, asset="a"), 1)
+        await store.put_event("north", "a", b'{"id":"raised"}', 1)
+        await store.put_agent("north", "gw", availability="online", received_ms=1)
+        await store.put(twin(2, asset="a"), 2)
+        standing, last = await store.standing()
+        assert ([r.sequence for r in standing], last) == ([4], 4)
+        assert [c.sequence for c in await store.changes(0, 9)] == [2, 3, 4]
+        assert [c.sequence for c in await store.changes(0, 1)] == [2]
+        assert not await store.put_event("north", "a", b'{"id":"raised"}', 9)  # known: nobody hears of it again
+    async with open_store() as store:
+        assert (await store.standing())[1] == 4
+        waiting = asyncio.create_task(store.changes(last, 9))
+        # Said again, and only the time is new: neither comes nor goes.
+        await store.put_agent("north", "gw", availability="online", received_ms=5)
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        await store.put_agent("north", "gw", availability="offline", received_ms=6)
+        (agent,) = await waiting
+        assert (agent.sequence, agent.availability, agent) == (5, "offline", (await store.agents())[0])
+        await store.put_event("north", "a", b'{"id":"cleared"}', 7)
+        (event,) = await store.changes(5, 9)
+        assert (event.sequence, bytes(event.document)) == (6, b'{"id":"cleared"}')
+
+
+async def test_reader_of_changes_hears_everything_while_it_is_written(open_store: Open) -> None:
+    count = 150
+
+    async def write() -> None:
+        for version in range(1, count + 1):
+            await asyncio.gather(
+                store.put(twin(version, asset="a"), 1),
+                store.put_event("north", "a", b"%d" % version, 1),
+                store.put(twin(version, asset="b"), 1),
+            )
+
+    async with open_store() as store:
+        writing = asyncio.create_task(write())
+        events, latest, after = list[int](), dict[str, int](), 0
+        async with asyncio.timeout(60):
+            while len(events) < count or set(latest.values()) != {count}:
+                for change in await store.changes(after, 7):
+                    assert change.sequence > after
+                    after = change.sequence
+                    if isinstance(change, TwinEvent):
+                        events.append(int(bytes(change.document)))
+                    elif isinstance(change, TwinRevision):
+                        latest[change.twin.asset] = change.twin.version
+        await writing
+        assert events == [*range(1, count + 1)]
+
+
 # --- readings -------------------------------------------------------------------------------------
 
 
@@ -313,11 +368,28 @@ async def test_events_are_kept_once_and_found_by_place_and_time(open_store: Open
         found = await store.events(site="north", asset="a", from_ms=0, to_ms=999, limit=10)
         assert [(e.received_ms, bytes(e.document)) for e in found] == [(100, b'{"id":"0"}'), (102, b'{"id":"2"}')]
         assert len(await store.events(site=None, asset=None, from_ms=101, to_ms=103, limit=10)) == 2
-        assert len(await store.events(site=None, asset=None, from_ms=0, to_ms=999, limit=1)) == 1
+        page = await store.events(site=None, asset=None, from_ms=0, to_ms=999, limit=1)
+        assert [e.asset for e in page] == ["a"]
+        page = await store.events(site=None, asset=None, from_ms=0, to_ms=999, limit=2, after=page[0].sequence)
+        assert [e.asset for e in page] == ["b", "a"]
+        last = (await store.events(site=None, asset="c", from_ms=0, to_ms=999, limit=2))[0].sequence
+        assert await store.events(site=None, asset=None, from_ms=0, to_ms=999, limit=2, after=last) == []
         await store.tidy(300)
         assert [e.asset for e in await store.events(site=None, asset=None, from_ms=0, to_ms=999, limit=9)] == list(
             "bac"
         )
+
+
+@pytest.mark.parametrize("step_ms", [-3_600_000, 3_600_000])
+async def test_clock_that_steps_an_hour_leaves_events_in_their_order(open_store: Open, step_ms: int) -> None:
+    start_ms = 10_000_000
+    async with open_store() as store:
+        for number, received_ms in enumerate((start_ms, start_ms + step_ms, start_ms + 1)):
+            await store.put_event("north", "a", b"%d" % number, received_ms)
+        found, after = list[bytes](), 0
+        while page := await store.events(site=None, asset=None, from_ms=0, to_ms=2**53, limit=1, after=after):
+            found, after = [*found, bytes(page[0].document)], page[0].sequence
+        assert found == [b"0", b"1", b"2"]
 
 
 async def test_asset_document_changes_only_from_the_revision_that_was_looked_at(open_all: OpenAll) -> None:
@@ -342,6 +414,7 @@ async def test_log_of_reads_counts_without_a_gap_and_its_roots_join(open_all: Op
     async with open_all() as stores:
         entries = await asyncio.gather(*(stores.accesses.log_access(n, "wallboard", f"/{n}") for n in range(5)))
         assert [e.sequence for e in entries] == [1, 2, 3, 4, 5]
+        assert await stores.accesses.accesses(after=1, limit=2) == list(entries[1:3])
         await stores.accesses.put_access_root(AccessRoot(1, 3, 10, "ab" * 32))
         for wrong in (
             AccessRoot(1, 4, 11, "ab" * 32),
@@ -350,14 +423,29 @@ async def test_log_of_reads_counts_without_a_gap_and_its_roots_join(open_all: Op
         ):
             with pytest.raises(ValueError, match="begins at 4"):
                 await stores.accesses.put_access_root(wrong)
+        await stores.accesses.drop_accesses(10)  # sealed then, not before
+        assert len(await stores.accesses.accesses(after=0, limit=99)) == 5
         await stores.accesses.drop_accesses(99)
     async with open_all() as stores:
         assert await stores.accesses.access_state() == (5, 3)
-        assert await stores.accesses.accesses(first=1, last=99) == list(entries[3:])
+        assert await stores.accesses.accesses(after=0, limit=99) == list(entries[3:])
         assert (await stores.accesses.log_access(6, "x", "/")).sequence == 6
         await stores.accesses.put_access_root(AccessRoot(4, 6, 12, "cd" * 32))
         assert [r.first for r in await stores.accesses.access_roots(after=0, limit=9)] == [1, 4]
         assert [r.first for r in await stores.accesses.access_roots(after=1, limit=9)] == [4]
+        await stores.accesses.drop_accesses(99)
+    async with open_all() as stores:  # what was forgotten is not counted again
+        assert (await stores.accesses.log_access(7, "x", "/")).sequence == 7
+
+
+async def test_every_commit_is_told_with_what_it_cost(url: str) -> None:
+    told = list[Commit]()
+    async with open_stores(url, tell=told.append) as stores:
+        await asyncio.gather(*(stores.twins.put(twin(1, asset=f"press-{n}", heard_ms=1), 1) for n in range(10)))
+        assert stores.commits.waiting_s == 0
+    assert sum(commit.changes for commit in told) == 10
+    assert sum(commit.rows for commit in told) == 10 * 4  # machine, revision, reading, and its minute
+    assert all(0 < commit.took_s <= commit.waited_s for commit in told)
 
 
 # --- what only one of them can suffer -------------------------------------------------------------
@@ -374,6 +462,21 @@ async def test_sqlite_that_cannot_be_written_is_unavailable_and_recovers(tmp_pat
         other.execute("ALTER TABLE elsewhere RENAME TO samples")
         other.close()
         assert await stores.twins.put(twin(1, heard_ms=1), 1)
+
+
+async def test_sqlite_waits_for_the_disk_before_a_commit_counts(tmp_path: Path) -> None:
+    async with open_stores(f"sqlite:///{tmp_path}/twins.sqlite") as stores:
+        database = stores.commits._database
+        assert isinstance(database, SqliteDatabase)
+        writer = database._writer
+        assert await writer.read(lambda db: db.execute("PRAGMA synchronous").fetchone()) == (2,)  # FULL
+        assert await writer.read(lambda db: db.execute("PRAGMA journal_mode").fetchone()) == ("wal",)
+
+
+async def test_postgres_waits_for_the_disk_before_a_commit_counts(server: str) -> None:
+    async with open_stores(server) as stores:
+        ((setting,),) = await stores.commits._database.fetch("SHOW synchronous_commit")
+        assert setting == "on"
 
 
 async def test_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
