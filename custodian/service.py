@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from gemel.adapters.secret_files import create_private, erase, read_private, sync_folder
 from gemel.errors import ChainReverted, PeerError, Refused, Unavailable
 from gemel.exchange import admission
 from gemel.exchange.chain_watch import RETRY_S, ChainWatch, Parties, RoundEnded
 from gemel.exchange.mailbox import Mailbox
 from gemel.exchange.post import Post, reason_of
-from gemel.exchange.transfers import Transfers
+from gemel.exchange.transfers import Transfers, describe
 from gemel.host.workers import Workers
 from gemel.ports import Chain, Records, RoundRecord, RoundState
 from gemel.sealing.opener import RoundKey, create_key, open_sum, public_context_of
 from gemel.wire import boxes
+from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import Kind
 from gemel.wire.messages import Aggregate, Context, Opened, Policy, decode, encode
 from gemel.wire.reasons import Reason
@@ -27,7 +28,9 @@ from gemel.wire.types import sha256
 
 SUM_BYTES = 1 << 30
 FETCH_S = 60.0
+KEY_BYTES = 64 << 20
 _OPENING = "opening"  # round → digest of the one sum that may be opened in it
+_OFFERED = "offered"  # round/digest → a transfer that is held ready until the next round opens
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +63,7 @@ class Custodian:
         await asyncio.to_thread(self._erase_keys_before, number)
         while True:
             await self.watch.reached(number, RoundState.OPEN, even_if_ended=True)
+            await self._withdraw_before(number)
             try:
                 await self.watch.before_verdict(number, self._serve(number))
             except RoundEnded as ended:
@@ -83,7 +87,7 @@ class Custodian:
         if record.state >= RoundState.OPENED:
             return
         key = await self._key(number)
-        context = await self.transfers.offer(key.public_context)
+        context = await self._offer(number, key.public_context)
         await self.post.say(
             self.post.topics.context,
             Kind.CONTEXT,
@@ -127,7 +131,7 @@ class Custodian:
         added = sum(entry.level for entry in aggregate.entries)
         opened = await self.workers.run(open_sum, key.secret, sealed_sum, added)
         wrapped = await asyncio.to_thread(boxes.wrap, opened, [c.box for c in self.post.trust.collectors])
-        transfer = await self.transfers.offer(wrapped)
+        transfer = await self._offer(number, wrapped)
         await self.post.say(
             self.post.topics.opened,
             Kind.OPENED,
@@ -139,6 +143,21 @@ class Custodian:
         await self.chain.record_opening(self.post.trust.task, number, opened=sha256(opened))
         log.info("sum opened", number=number, owners=record.owners, sum=record.sum_digest[:12])
 
+    # --- offers: the public context, and the opened sum for collectors --------------------------------
+
+    async def _offer(self, number: int, payload: bytes) -> Transfer:
+        """Hold a payload ready until the round is final; written down first, so that a crash leaves no orphan."""
+        transfer = describe(payload)
+        await self.records.put(_OFFERED, f"{number}/{transfer.digest}", encode(transfer))
+        return await self.transfers.offer(payload)
+
+    async def _withdraw_before(self, number: int) -> None:
+        """The contract opens a round when the one before is final: what that one was offered goes."""
+        for key, stored in await self.records.items(_OFFERED):
+            if int(key.split("/", 1)[0]) < number:
+                await self.transfers.withdraw(decode(Transfer, stored))
+                await self.records.drop(_OFFERED, key)
+
     # --- the key ------------------------------------------------------------------------------------
 
     def _key_path(self, number: int) -> Path:
@@ -148,7 +167,7 @@ class Custodian:
         """The round's key: the one on disk after a restart, else a fresh one, written before anybody hears of it."""
         path = self._key_path(number)
         if path.exists():
-            secret = await asyncio.to_thread(path.read_bytes)
+            secret = await asyncio.to_thread(read_private, path, "sealing key", KEY_BYTES)
             return RoundKey(secret, await self.workers.run(public_context_of, secret))
         key: RoundKey = await self.workers.run(create_key, self.policy.sealing, self.parameters)
         await asyncio.to_thread(_write_secret, path, key.secret)
@@ -156,32 +175,21 @@ class Custodian:
 
     async def _destroy(self, number: int) -> None:
         """Overwrite and remove the key as soon as the opened sum is on its way, or cannot be any more."""
-        await asyncio.to_thread(_erase, self._key_path(number))
+        await asyncio.to_thread(erase, self._key_path(number))
         await self.mailbox.clear_through(number)
 
     def _erase_keys_before(self, number: int) -> None:
-        """Keys of rounds that ended while this process was away."""
-        for path in sorted(self.keys_dir.glob("round-*.key")):
-            if path < self._key_path(number):
-                _erase(path)
+        """Keys of rounds that ended while this process was away, and what a crash left of making one."""
+        for path in sorted(self.keys_dir.glob("round-*")):
+            if path.stem < self._key_path(number).stem:
+                erase(path)
 
 
 def _write_secret(path: Path, secret: bytes) -> None:
     """Whole or not at all: half a key, left by a crash, would be no key and yet be taken for one."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     scratch = path.with_suffix(".new")
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(secret)
-        file.flush()
-        os.fsync(file.fileno())
+    erase(scratch)
+    create_private(scratch, secret, "sealing key")
     scratch.rename(path)
-
-
-def _erase(path: Path) -> None:
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        file.write(b"\0" * path.stat().st_size)
-        file.flush()
-        os.fsync(file.fileno())
-    path.unlink()
+    sync_folder(path.parent)

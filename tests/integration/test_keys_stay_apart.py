@@ -6,10 +6,12 @@ keys. Each test holds a round of its own on chain, one after the other.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -22,7 +24,7 @@ from gemel.errors import ConfigError
 from gemel.exchange.admission import root_of
 from gemel.exchange.transfers import describe
 from gemel.ports import RoundState
-from gemel.sealing.opener import create_key
+from gemel.sealing.opener import Opener, create_key
 from gemel.sealing.summer import Summer
 from gemel.sealing.work import seal_update
 from gemel.wire import boxes, tensors
@@ -33,10 +35,11 @@ from gemel.wire.messages import Aggregate, Context, Entry, Opened, decode, encod
 from gemel.wire.reasons import Reason
 from gemel.wire.types import sha256
 from tests.support.chains import REPOSITORY
+from tests.support.crew import Member
 from tests.support.fleet import WAIT_S, Fleet, Player, fleet, in_one_task, opened
 from tests.support.plans import POLICY
 from tests.support.tiny_task import task
-from tests.support.witnessed_round import WitnessedRound
+from tests.support.witnessed_round import SERVICES, WitnessedRound
 
 # --- the coordinator --------------------------------------------------------------------------------
 
@@ -71,6 +74,22 @@ def holds_secret_key(data: bytes) -> bool:
 
 def test_no_key_is_left_when_the_round_is_over(witnessed_round: WitnessedRound) -> None:
     assert list((witnessed_round.folder / "custodian" / "keys").iterdir()) == []
+
+
+def test_kept_round_has_frames_and_nowhere_the_key_that_opens_them(witnessed_round: WitnessedRound) -> None:
+    """Every file of every party, databases and logs too: a key in one of their rows would show its magic."""
+    frames = list((witnessed_round.round_folder / "frames").iterdir())
+    assert len(frames) == len(witnessed_round.addresses) - len(SERVICES) - 2  # the coordinator and the operator
+    files = [path for path in witnessed_round.folder.rglob("*") if path.is_file()]
+    assert {"custodian", "coordinator", "validator-1", "gateway-a"} <= {
+        path.relative_to(witnessed_round.folder).parts[0] for path in files
+    }
+    assert not [path for path in files if has_a_secret_key(path.read_bytes())]
+    assert has_a_secret_key(b"a row before" + create_key(POLICY.sealing, task.manifest.size).secret)
+
+
+def has_a_secret_key(data: bytes) -> bool:
+    return b"GKEY" in data or holds_secret_key(data)
 
 
 def test_coordinator_refuses_to_add_under_a_context_with_a_secret_key() -> None:
@@ -195,28 +214,33 @@ class Desk:
         assert self.openings() == []
 
 
+async def desk_of(founded: Fleet) -> Desk:
+    """M0 is in use, and the custodian, which runs, waits for rounds."""
+    chain, listener = await founded.chain_of("coordinator"), await founded.chain_of("listener")
+    m0, name, policy = sha256(tensors.to_bytes(task.initial_model(1))), founded.trust.task, founded.plan.policy
+    await chain.propose_genesis(name, model=m0, policy=policy.digest)
+    vote = ModelAttestation(name, 0, 1, "0" * 64, m0, 500_000, 0, approved=True)
+    for validator in (founded.keys[name].identity for name in founded.plan.validator_names):
+        await chain.attest_model(
+            name,
+            0,
+            validator=validator.address,
+            accuracy=vote.accuracy,
+            baseline=vote.baseline,
+            approved=vote.approved,
+            signature=attest(vote, founded.trust.domain, validator).hex(),
+        )
+    await chain.finalise(name, 0)
+    await listener.record_deployed(name, 0, agents=1)
+    return Desk(founded, await founded.play("coordinator"), chain)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
     """M0 is in use, and the custodian waits for rounds."""
     async with in_one_task(fleet(tmp_path_factory.mktemp("custodian"), OWNERS)) as founded:
         await founded.start("custodian")
-        chain, listener = await founded.chain_of("coordinator"), await founded.chain_of("listener")
-        m0, name, policy = sha256(tensors.to_bytes(task.initial_model(1))), founded.trust.task, founded.plan.policy
-        await chain.propose_genesis(name, model=m0, policy=policy.digest)
-        vote = ModelAttestation(name, 0, 1, "0" * 64, m0, 500_000, 0, approved=True)
-        for validator in (founded.keys[name].identity for name in founded.plan.validator_names):
-            await chain.attest_model(
-                name,
-                0,
-                validator=validator.address,
-                accuracy=vote.accuracy,
-                baseline=vote.baseline,
-                approved=vote.approved,
-                signature=attest(vote, founded.trust.domain, validator).hex(),
-            )
-        await chain.finalise(name, 0)
-        await listener.record_deployed(name, 0, agents=1)
-        yield Desk(founded, await founded.play("coordinator"), chain)
+        yield await desk_of(founded)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -340,3 +364,62 @@ async def test_confirmed_sum_is_opened_once_for_collectors_and_its_key_destroyed
     await desk.context()  # the custodian has gone on: whatever it was to do for the round before, it has done
     desk.number -= 1
     assert len(desk.openings()) == 1
+
+
+# --- the custodian's state set back -------------------------------------------------------------------
+
+
+async def test_custodian_set_back_to_before_its_opening_opens_nothing_again(tmp_path: Path) -> None:
+    """Its whole state directory is restored from a copy: the round's key is there again, no opening is written down.
+
+    The chain remembers: it holds one confirmed sum a round, and says that it was opened. Key and copies of the
+    ciphertexts are all that an intruder could want, and the custodian's first act is to destroy the key.
+    """
+    async with fleet(tmp_path, OWNERS) as plant:
+        arguments = ["--config", str(plant._configure("custodian", {}))]
+        custodian = Member("custodian", arguments, plant.root / "logs" / "custodian.log")
+        await custodian.start()
+        try:
+            desk = await desk_of(plant)
+            await desk.open_round()
+            context = await desk.context()
+            entries, total = desk.updates(context, DISTINCT)
+            transfer = await desk.coordinator.transfers.offer(total)
+            await desk.confirm(await desk.propose(entries, transfer.digest))
+            state, copy = plant.state("custodian"), tmp_path / "backup"
+            shutil.copytree(state, copy)
+
+            async def key_is_gone() -> bool:
+                return not desk.key_exists
+
+            await desk.tell(entries, transfer)
+            record = await plant.reached(desk.chain, desk.number, RoundState.OPENED)
+            await plant.until(key_is_gone)
+            (announced,) = desk.openings()
+            await custodian.kill()
+            shutil.rmtree(state)
+            copy.rename(state)
+            assert desk.key_exists
+            restored = (state / "keys" / f"round-{desk.number:06d}.key").read_bytes()
+            assert Opener.from_bytes(restored).open(total, len(DISTINCT))  # a key that opens: only rules are left
+
+            single = desk.updates(context, DISTINCT[:1])[1]
+            _, other = desk.updates(context, DISTINCT)
+            await custodian.start()
+            for body in (total, other, single):
+                await desk.tell(entries, await desk.coordinator.transfers.offer(body))
+            await plant.until(key_is_gone)
+            for body in (total, other, single):
+                await desk.tell(entries, describe(body))
+
+            await desk.chain.abort(desk.task, desk.number, reason="the test is over")
+            await desk.open_round()
+            await desk.context()  # it has gone on: whatever it was to do for the round before, it has done
+            desk.number -= 1
+            assert desk.openings() == [announced]
+            assert (await desk.chain.round(desk.task, desk.number)).opened == record.opened
+            offered = {path.name for path in (state / "transfers" / "out").iterdir()}
+            assert announced.transfer.digest not in offered
+        finally:
+            if custodian.alive:
+                await custodian.stop()
