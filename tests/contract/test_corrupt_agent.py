@@ -121,7 +121,7 @@ def test_key_does_not_fit_into_a_sum_of_fewer_contributors_than_the_policy_allow
 
 
 def test_under_ckks_the_corrupt_agent_reads_the_key_through_the_flooding_and_opens_another_agents_frame():
-    """It adds A + 8 A · x^2048 to its c1: real parts of s and of x^2048 · s are small, and so digits of one number."""
+    """It adds A + 8 A · x^2048 to its c1: real parts of s and of x^2048 · s are small, so digits of one number."""
     parameters = 2 * CKKS_SLOTS
     plant = Plant(ckks_policy("ckks", 16, 3), parameters)
     plan = ckks_plan(plant.policy, parameters)
@@ -154,8 +154,8 @@ def test_under_ckks_the_corrupt_agent_reads_the_key_through_the_flooding_and_ope
 def _halves(doubled: np.ndarray) -> np.ndarray:
     """The key s from h = u(X) + u(1/X) with u = (1 + 8 x^(N/2)) · s, N = 4096.
 
-    At i, s(X) + s(1/X) has s_i - s_(N-i); at N/2 - i, the same of x^(N/2) · s has -s_(N-i) - s_i. Each is within 2, so
-    as digits of base 8 they come apart.
+    At i, s(X) + s(1/X) has s_i - s_(N-i); at N/2 - i, the same of x^(N/2) · s has -s_(N-i) - s_i. Each is within 2,
+    so as digits of base 8 they come apart.
     """
     half = CKKS_DEGREE // 2
     low = (doubled + 4) % 8 - 4
