@@ -27,6 +27,11 @@ class ChainPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     round_registry: Address
 
 
+def sealing_key_files(custodian: Path) -> list[Path]:
+    """What a custodian with this state directory holds of sealing keys, by round; a crash may leave a .new one."""
+    return sorted((custodian / KEYS_FOLDER).glob("round-*"))
+
+
 def read(path: Path) -> bytes:
     """A file's bytes. Raises ConfigError."""
     try:

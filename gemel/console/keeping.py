@@ -8,13 +8,12 @@ from pathlib import Path
 from gemel.adapters.evm_chain import EvmChain
 from gemel.adapters.key_files import Keys
 from gemel.adapters.secret_files import read_private
-from gemel.console.fleet_files import read_place
+from gemel.console.fleet_files import KEYS_FOLDER, read_place, sealing_key_files
 from gemel.errors import ConfigError, Malformed
 from gemel.ports import PartyRecord, Role
 from gemel.sealing.stored_key import StoredKey
 from gemel.wire.identity import Identity
 
-_SEALING_KEYS = "keys/round-*.key"  # below a custodian's state directory
 _MOST_BYTES = 64 << 20
 
 
@@ -23,11 +22,11 @@ def sealing_keys(state_dir: Path) -> Iterator[str]:
 
     Raises ConfigError for a file that others can read, or a directory that cannot be looked into.
     """
-    if not (state_dir / "keys").is_dir():
+    if not (state_dir / KEYS_FOLDER).is_dir():
         raise ConfigError(
             str(state_dir), "directory", "a key file, or a custodian's state directory (with keys/ in it)"
         )
-    for path in sorted(state_dir.glob(_SEALING_KEYS)):
+    for path in sealing_key_files(state_dir):
         round_ = int(path.stem.removeprefix("round-"))
         try:
             key = StoredKey.parse(read_private(path, "sealing key", _MOST_BYTES))

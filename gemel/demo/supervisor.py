@@ -18,8 +18,9 @@ from gemel.adapters.evm_chain import EvmChain
 from gemel.adapters.evm_node import EvmNode
 from gemel.adapters.key_files import Keys
 from gemel.adapters.mqtt_bus import BusSettings, MqttBus
+from gemel.adapters.secret_files import erase
 from gemel.console.exporting import write_export
-from gemel.console.fleet_files import ChainPlace, read_place
+from gemel.console.fleet_files import ChainPlace, read_place, sealing_key_files
 from gemel.console.founding import create_keys, found
 from gemel.demo.children import Children
 from gemel.demo.configuring import configure
@@ -61,7 +62,17 @@ class Plant:
         self._m0_stands = asyncio.Event()
 
     async def run(self, *, hold: bool) -> Outcome:
-        """Start, watch, stop. Raises ChildDied if a process ends by itself, ConfigError, ChainReverted."""
+        """Start, watch, stop. Raises ChildDied if a process ends by itself, ConfigError, ChainReverted.
+
+        However it ends, the directory then holds no sealing key: a round broken off leaves its frames there.
+        """
+        try:
+            return await self._run(hold=hold)
+        finally:
+            for path in sealing_key_files(self._layout.state("custodian")):
+                erase(path)
+
+    async def _run(self, *, hold: bool) -> Outcome:
         began = time.monotonic()
         async with self._children:
             broker_url = self._plan.broker or await self._start_broker()

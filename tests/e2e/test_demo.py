@@ -112,10 +112,14 @@ def test_whole_run_deploys_reports_and_leaves_a_plant_that_audits(tmp_path: Path
     assert "<html" in page
     assert not re.search(r"""(src|href)=["']https?://""", page), "the page must be whole without a network"
 
+    frames = list((demo.state / "coordinator" / "rounds" / "000001" / "frames").iterdir())
+    assert len(frames) == 3
+    assert not [path for path in demo.state.rglob("*") if path.is_file() and b"GKEY" in path.read_bytes()]
+
     verified = audit(demo.state)
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
-    flipped = next((demo.state / "coordinator" / "rounds" / "000001" / "frames").iterdir())
+    flipped = frames[0]
     frame = bytearray(flipped.read_bytes())
     frame[len(frame) // 2] ^= 1
     flipped.write_bytes(frame)
@@ -137,10 +141,12 @@ def test_killed_service_ends_the_demo_with_its_name_and_a_killed_demo_takes_all_
     first.mkdir()
     second.mkdir()
     with running(first) as demo:
-        demo.wait_until(lambda: bool(demo.processes_of("custodian")), "start its services")
+        sealing_key = demo.state / "custodian" / "keys" / "round-000001.key"
+        demo.wait_until(sealing_key.exists, "make the first round's sealing key")
         demo.processes_of("custodian")[0].kill()
         assert demo.wait(END_S) == FAILED, demo.output
         assert demo.left_behind() == []
+        assert not sealing_key.exists(), "a kept directory may hold the frames that it opens"
     assert "custodian ended by itself" in demo.output
 
     with running(second) as demo:

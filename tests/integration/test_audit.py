@@ -108,6 +108,15 @@ def test_command_says_that_the_kept_state_holds_and_that_a_spoiled_one_does_not(
     assert "round 2, coordinator/rounds/000002/opened: is not the opened sum" in said.stdout
 
 
+@pytest.mark.parametrize("name", ["round-000001.key", "round-000004.new"])
+def test_sealing_key_beside_its_frames_is_a_finding(kept, name):
+    assert frames_of(kept)
+    folder = kept / "custodian" / "keys"
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(create_key(POLICY.sealing, 15).secret)
+    assert f"custodian/keys/{name} None: a sealing key beside the frames that it opens" in findings(kept)
+
+
 # --- one flipped byte -----------------------------------------------------------------------------
 
 

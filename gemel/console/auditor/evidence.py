@@ -5,6 +5,7 @@
     coordinator/rounds/<number>/...            gemel.exchange.round_folder
     <service>/blobs/<ab>/<digest>              models (gemel.adapters.file_blobs); the coordinator has them all
     agents/<name>/.../<digest>                 models in use, where they are kept; with or without .safetensors
+    custodian/keys/                            what must not be there: a sealing key beside the frames it opens
 
 Frames and models are read one at a time: there may be many, and large ones.
 """
@@ -17,7 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemel.adapters.chain_export import ChainExport, decode_export
-from gemel.console.fleet_files import EXPORT_FILE, POLICY_FILE, ChainPlace, read, read_place, read_policy, read_trust
+from gemel.console.fleet_files import (
+    EXPORT_FILE,
+    POLICY_FILE,
+    ChainPlace,
+    read,
+    read_place,
+    read_policy,
+    read_trust,
+    sealing_key_files,
+)
 from gemel.errors import ConfigError, Malformed
 from gemel.exchange.round_folder import RoundFolder
 from gemel.wire.messages import Policy
@@ -74,6 +84,10 @@ class Evidence:
             for path in sorted(self.directory.glob(pattern)):
                 if _DIGEST.fullmatch(path.stem) and path.is_file():
                     yield path.stem, path
+
+    def sealing_keys(self) -> list[Path]:
+        """Sealing keys that were kept."""
+        return sealing_key_files(self.directory / "custodian")
 
     def name(self, path: Path) -> str:
         """A path as findings show it."""

@@ -1,4 +1,4 @@
-"""What agents are pinned to, against what the chain says. Pure."""
+"""What agents are pinned to, against what the chain says; and that no sealing key was kept."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ def check_fleet(evidence: Evidence, ledger: Ledger, book: Book) -> TaskLine | No
     with book.checking("pins", POLICY_FILE):
         require(encode(policy) == evidence.policy_bytes, "not in the canonical form that its digest is taken of")
     _check_parties(trust, ledger, book)
+    for path in evidence.sealing_keys():
+        book.fault(evidence.name(path), "a sealing key beside the frames that it opens")
     task = ledger.tasks.get(task_id(trust.task))
     if task is None:
         book.fault(TRUST_FILE, f"there is no task {trust.task} on this chain")
