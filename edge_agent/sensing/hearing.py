@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from edge_agent.sensing.decoding import Decoder, Heard
 from edge_agent.sensing.mapping import SPARKPLUG, SensorMap
 from gemel.learning.task import Head
@@ -18,8 +20,12 @@ class Hearing:
 
             self._sparkplug = SparkplugHost(mapping, asset, self._decoder.asset_called)
 
-    def hear(self, topic: str, payload: bytes, now_ms: int, monotonic_s: float) -> Heard:
-        """What `payload` says; never an exception. `now_ms` is our clock, `monotonic_s` measures intervals."""
+    def hear(self, topic: str, payload: bytes, now_ms: int, monotonic_s: float) -> Iterator[Heard]:
+        """What `payload` says, part by part, each a few milliseconds' work: take all of them. Never an exception.
+
+        `now_ms` is our clock, `monotonic_s` measures intervals.
+        """
         if self._sparkplug is not None and topic.startswith(f"{SPARKPLUG}/"):
-            return self._sparkplug.hear(topic, payload, now_ms, monotonic_s)
-        return Heard((self._decoder.decode(topic, payload, now_ms),))
+            yield from self._sparkplug.hear(topic, payload, now_ms, monotonic_s)
+        else:
+            yield Heard((self._decoder.decode(topic, payload, now_ms),))

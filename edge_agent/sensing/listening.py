@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
 from edge_agent.metrics import AgentMetrics
-from edge_agent.sensing.decoding import Message
+from edge_agent.sensing.decoding import Decoded, Message
 from edge_agent.sensing.hearing import Hearing
 from edge_agent.sensing.mapping import SensorMap
 from edge_agent.sensing.values import Fault
@@ -46,20 +48,25 @@ class Listening:
     async def hear(self, message: BusMessage) -> None:
         """One message of the plant. What does not hold is counted; raises StoreUnavailable."""
         now_ms, monotonic_s = self._clock.now_ms(), self._clock.monotonic_s()
-        heard = self._hearing.hear(message.topic, message.payload, now_ms, monotonic_s)
-        for decoded in heard.decoded:
-            if decoded.fault is not None:
-                self._metrics.reading(decoded.fault)
-                self._say(decoded.fault, message.topic)
-            for reading in decoded.readings:  # which the intake counts
-                if reading.fault is not None:
-                    self._say(reading.fault, message.topic)
-            if decoded.asset == self._asset:
-                await self._twinning.take(decoded, now_ms, monotonic_s)
-            else:
-                await self._further.take(decoded, now_ms, monotonic_s)
-        if heard.command is not None:
-            await self._send(heard.command)
+        for number, heard in enumerate(self._hearing.hear(message.topic, message.payload, now_ms, monotonic_s)):
+            if number:
+                await asyncio.sleep(0)  # a birth of thousands of metrics must not hold up everything else
+            for decoded in heard.decoded:
+                await self._take(decoded, message.topic, now_ms, monotonic_s)
+            if heard.command is not None:
+                await self._send(heard.command)
+
+    async def _take(self, decoded: Decoded, topic: str, now_ms: int, monotonic_s: float) -> None:
+        if decoded.fault is not None:
+            self._metrics.reading(decoded.fault)
+            self._say(decoded.fault, topic)
+        for reading in decoded.readings:  # which the intake counts
+            if reading.fault is not None:
+                self._say(reading.fault, topic)
+        if decoded.asset == self._asset:
+            await self._twinning.take(decoded, now_ms, monotonic_s)
+        else:
+            await self._further.take(decoded, now_ms, monotonic_s)
 
     def _say(self, fault: Fault, topic: str) -> None:
         """The first of its kind is said aloud."""

@@ -7,25 +7,30 @@ in REBIRTH_S, and ever more rarely where that does not help. A death counts when
 when no session is known. A birth says again what holds, so a value that had become stale is good again without
 a younger source time.
 
+Members of a template instance are metrics of their own, `instance/member`; Booleans are 1 and 0.
+
 An agent that starts in the middle of a session hears data first, and asks. It is a host, not the primary one: it
 publishes no STATE.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Final
 
 from edge_agent.sensing import sparkplug_payload
 from edge_agent.sensing.decoding import Decoded, Heard, Message, in_future, reading
 from edge_agent.sensing.mapping import ANY, ASSET, SPARKPLUG, SensorMap
+from edge_agent.sensing.sparkplug_payload import Leaf
 from edge_agent.sensing.values import Fault, Gauge, quality_of_code
 from gemel.errors import Malformed
 from gemel.twin.state import Quality
 
 MAX_PAYLOAD_BYTES = 512 * 1024
-MAX_METRICS = 4096  # in one message
+MAX_METRICS = 4096  # in one message, instances of templates and their members included
+PART = 512  # metrics that are read in one go: some 5 ms of the event loop, on a small gateway 20
 MAX_NODE_METRICS = 16_384  # that one node may have announced
 MAX_NODES = 256
 REBIRTH_S, REBIRTH_AT_LEAST_S = 5.0, 320.0  # between two requests to one node: at first, and in the end
@@ -68,7 +73,7 @@ class _Node:
     asked_s: float = float("-inf")
     patience_s: float = REBIRTH_S
     machines: dict[str, _Machine | None] = field(default_factory=dict)  # by device, of those that were born
-    metrics: dict[tuple[str, int | bytes], _Metric] = field(default_factory=dict)  # by device, and alias or name
+    metrics: dict[tuple[str, tuple[int | bytes, ...]], _Metric] = field(default_factory=dict)  # by device and key
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,14 @@ class _Said:
     payload: Any
     now_ms: int
     monotonic_s: float
+
+    def parts(self) -> Iterator[Sequence[Leaf]]:
+        """Its metrics, PART by PART; one empty part where it has none."""
+        leaves = sparkplug_payload.leaves(self.payload.metrics)
+        part = tuple(islice(leaves, PART))
+        yield part
+        while part := tuple(islice(leaves, PART)):
+            yield part
 
 
 class _UnusableError(Exception):
@@ -102,51 +115,53 @@ class SparkplugHost:
         ]
         self._nodes: dict[tuple[str, str], _Node] = {}
 
-    def hear(self, topic: str, payload: bytes, now_ms: int, monotonic_s: float) -> Heard:
-        """One message on a topic of Sparkplug's. Total, as all decoding is."""
+    def hear(self, topic: str, payload: bytes, now_ms: int, monotonic_s: float) -> Iterator[Heard]:
+        """One message on a topic of Sparkplug's, part by part: take all of them. Total, as all decoding is."""
         _, group, kind, name, device = (*topic.split("/", 4), "", "", "", "")[:5]
         if kind in _OURS or group in _OURS:
-            return Heard()
+            return
         try:
             self._check_topic(group, kind, name, device)
             machine = self._machine(group, name, device)
             message = _opened(payload, machine)
             node = self._node(group, name)
         except _UnusableError as unusable:
-            return self._refused(unusable.fault, unusable.machine)
+            yield self._refused(unusable.fault, unusable.machine)
+            return
         said = _Said(group, name, device, message, now_ms, monotonic_s)
-        return self._follow(node, kind, said, machine)
+        yield from self._follow(node, kind, said, machine)
 
     def _node(self, group: str, name: str) -> _Node:
         if len(self._nodes) >= MAX_NODES and (group, name) not in self._nodes:
             raise _UnusableError(Fault.OVER_BOUND)
         return self._nodes.setdefault((group, name), _Node())
 
-    def _follow(self, node: _Node, kind: str, said: _Said, machine: _Machine | None) -> Heard:
+    def _follow(self, node: _Node, kind: str, said: _Said, machine: _Machine | None) -> Iterator[Heard]:
         if kind == "NBIRTH":
-            return self._node_birth(node, said, machine)
-        if kind == "NDEATH":
-            return self._node_death(node, said)
-        if (refusal := self._out_of_order(node, said)) is not None:
-            return refusal
-        if kind == "DBIRTH":
-            return self._birth(node, said, machine)
-        if kind == "DDEATH":
+            yield from self._node_birth(node, said, machine)
+        elif kind == "NDEATH":
+            yield self._node_death(node, said)
+        elif (refusal := self._out_of_order(node, said)) is not None:
+            yield refusal
+        elif kind == "DBIRTH":
+            yield from self._birth(node, said, machine)
+        elif kind == "DDEATH":
             _forget(node, said.device)
-            return _silenced([machine])
-        return self._data(node, said)
+            yield _silenced([machine])
+        else:
+            yield from self._data(node, said)
 
     # --- births and deaths ----------------------------------------------------------------------
 
-    def _node_birth(self, node: _Node, said: _Said, machine: _Machine | None) -> Heard:
+    def _node_birth(self, node: _Node, said: _Said, machine: _Machine | None) -> Iterator[Heard]:
         bd_seq = _bd_seq(said.payload)
         ended = list(node.machines.values()) if node.born and bd_seq != node.bd_seq else []
         node.born, node.bd_seq, node.gap = True, bd_seq, False
         node.seq = said.payload.seq % SEQUENCE
         node.machines.clear()
         node.metrics.clear()
-        born = self._birth(node, said, machine)
-        return Heard((*_silenced(ended).decoded, *born.decoded), born.command)
+        yield _silenced(ended)
+        yield from self._birth(node, said, machine)
 
     def _node_death(self, node: _Node, said: _Said) -> Heard:
         if not node.born:
@@ -160,19 +175,20 @@ class SparkplugHost:
         node.metrics.clear()
         return _silenced(dead)
 
-    def _birth(self, node: _Node, said: _Said, machine: _Machine | None) -> Heard:
+    def _birth(self, node: _Node, said: _Said, machine: _Machine | None) -> Iterator[Heard]:
         _forget(node, said.device)
         node.machines[said.device] = machine
         if machine is None:
-            return Heard()
-        if len(node.metrics) + len(said.payload.metrics) > MAX_NODE_METRICS:
-            return self._refused(Fault.OVER_BOUND, machine)
-        for metric in said.payload.metrics:
-            known = _Metric(machine.gauges.get(metric.name), metric.datatype, Quality.GOOD)
-            key: int | bytes = metric.alias if metric.HasField("alias") else metric.name
-            node.metrics[said.device, key] = known
-        heard = self._data(node, said)
-        return Heard(tuple(replace(one, says_again=True) for one in heard.decoded), heard.command)
+            return
+        for part in said.parts():
+            if len(node.metrics) + len(part) > MAX_NODE_METRICS:
+                yield self._refused(Fault.OVER_BOUND, machine)
+                return
+            for leaf in part:
+                known = _Metric(machine.gauges.get(leaf.name), leaf.metric.datatype, Quality.GOOD)
+                node.metrics[said.device, leaf.key] = known
+            decoded, _ = self._read(node, said, machine, part)
+            yield Heard((replace(decoded, says_again=True),))
 
     # --- data -----------------------------------------------------------------------------------
 
@@ -189,33 +205,40 @@ class SparkplugHost:
         node.seq = seq
         return self._ask(node, said, Fault.SEQUENCE_GAP) if node.gap else None
 
-    def _data(self, node: _Node, said: _Said) -> Heard:
+    def _data(self, node: _Node, said: _Said) -> Iterator[Heard]:
         if said.device not in node.machines:
-            return self._ask(node, said, Fault.NOT_BORN)
+            yield self._ask(node, said, Fault.NOT_BORN)
+            return
         machine = node.machines[said.device]
         if machine is None:
-            return Heard()
+            return
+        strangers = False
+        for part in said.parts():
+            decoded, stranger = self._read(node, said, machine, part)
+            strangers = strangers or stranger
+            yield Heard((decoded,))
+        if strangers:
+            yield self._ask(node, said, Fault.NOT_BORN)
+
+    def _read(self, node: _Node, said: _Said, machine: _Machine, part: Sequence[Leaf]) -> tuple[Decoded, bool]:
+        """What some metrics say, and whether there is an alias among them that no birth has explained."""
         readings, suspects, fault, stranger = [], {}, None, False
-        for metric in said.payload.metrics:
-            known = node.metrics.get((said.device, metric.alias if metric.HasField("alias") else metric.name))
+        for leaf in part:
+            known = node.metrics.get((said.device, leaf.key))
             if known is None:
-                stranger = stranger or metric.HasField("alias")
+                stranger = stranger or isinstance(leaf.key[0], int)
                 continue
-            if (code := sparkplug_payload.quality_code(metric)) is not None:
-                known.quality = quality_of_code(code)
+            if leaf.quality is not None:
+                known.quality = quality_of_code(leaf.quality)
             if (gauge := known.gauge) is None:
                 continue
-            time_ms = metric.timestamp or said.payload.timestamp
+            time_ms = leaf.time_ms or said.payload.timestamp
             if wrong := self._wrong_time(time_ms, said.now_ms):
                 fault, suspects[gauge.name] = wrong, gauge.unit
                 continue
-            given = sparkplug_payload.number(metric, metric.datatype or known.datatype)
+            given = sparkplug_payload.number(leaf.metric, leaf.metric.datatype or known.datatype)
             readings.append(reading(gauge, given, time_ms, said.now_ms, known.quality))
-        decoded = Decoded(machine.asset, tuple(readings), fault=fault, suspects=suspects)
-        if stranger:
-            asked = self._ask(node, said, Fault.NOT_BORN)
-            return Heard((decoded, *asked.decoded), asked.command)
-        return Heard((decoded,))
+        return Decoded(machine.asset, tuple(readings), fault=fault, suspects=suspects), stranger
 
     def _wrong_time(self, time_ms: int, now_ms: int) -> Fault | None:
         if not 0 < time_ms <= _LATEST_MS:
@@ -273,7 +296,7 @@ def _opened(payload: bytes, machine: _Machine | None) -> Any:
         message = sparkplug_payload.parse(payload)
     except Malformed:
         raise _UnusableError(Fault.MALFORMED, machine) from None
-    if len(message.metrics) > MAX_METRICS:
+    if sparkplug_payload.has_more_than(message.metrics, MAX_METRICS):
         raise _UnusableError(Fault.HUGE, machine)
     return message
 

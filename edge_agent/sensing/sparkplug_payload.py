@@ -6,7 +6,9 @@ Built at run time from the table below, so that no generated module ties us to o
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, Final, NamedTuple
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
@@ -14,7 +16,9 @@ from google.protobuf.message import DecodeError
 from gemel.errors import Malformed
 
 _PACKAGE: Final = "org.eclipse.tahu.protobuf"
-_VALUES: Final = {"int_value", "long_value", "float_value", "double_value", "boolean_value", "string_value"}
+_VALUES: Final = frozenset(
+    {"int_value", "long_value", "float_value", "double_value", "boolean_value", "string_value", "template_value"}
+)
 _FIELDS: Final[dict[str, dict[str, tuple[int, str]]]] = {
     "Payload": {"timestamp": (1, "uint64"), "metrics": (2, "repeated Metric"), "seq": (3, "uint64")},
     "Metric": {
@@ -30,7 +34,9 @@ _FIELDS: Final[dict[str, dict[str, tuple[int, str]]]] = {
         "double_value": (13, "double"),
         "boolean_value": (14, "bool"),
         "string_value": (15, "bytes"),
+        "template_value": (18, "Template"),
     },
+    "Template": {"metrics": (2, "repeated Metric"), "is_definition": (5, "bool")},
     "PropertySet": {"keys": (1, "repeated bytes"), "values": (2, "repeated PropertyValue")},
     "PropertyValue": {"int_value": (3, "uint32"), "long_value": (4, "uint64")},
 }
@@ -38,6 +44,51 @@ _FIELDS: Final[dict[str, dict[str, tuple[int, str]]]] = {
 BOOLEAN: Final = 11
 SIGNED_BITS: Final = {1: 8, 2: 16, 3: 32, 4: 64}  # Int8 to Int64: they arrive as unsigned numbers
 NUMBERS: Final = range(1, 11)  # Int8 to Double
+
+
+class Leaf(NamedTuple):
+    """A metric that holds a value: one of the payload's own, or a member of a template instance among them.
+
+    `key` is what finds it again in later data: alias or name, and the members' names below. `name` is whole only in
+    births: `Motor/Speed` is the member Speed of the instance Motor. Time (0: none) and quality code (None) are the
+    instance's where the member has none.
+    """
+
+    key: tuple[int | bytes, ...]
+    name: bytes
+    metric: Any
+    time_ms: int
+    quality: int | None
+
+
+def leaves(metrics: Iterable[Any]) -> Iterator[Leaf]:
+    """Every value in the metrics of a payload, in order. Definitions of templates have none."""
+    for metric in metrics:
+        key = metric.alias if metric.HasField("alias") else metric.name
+        quality = _quality_code(metric)
+        if not metric.HasField("template_value"):
+            yield Leaf((key,), metric.name, metric, metric.timestamp, quality)
+        elif not metric.template_value.is_definition:
+            for leaf in leaves(metric.template_value.metrics):  # as deep as protobuf parses: 100
+                yield Leaf(
+                    (key, *leaf.key),
+                    metric.name + b"/" + leaf.name,
+                    leaf.metric,
+                    leaf.time_ms or metric.timestamp,
+                    quality if leaf.quality is None else leaf.quality,
+                )
+
+
+def has_more_than(metrics: Iterable[Any], most: int) -> bool:
+    """Whether there are more metrics than that, instances of templates and their members counted one by one."""
+    return sum(1 for _ in islice(_all(metrics), most + 1)) > most
+
+
+def _all(metrics: Iterable[Any]) -> Iterator[Any]:
+    for metric in metrics:
+        yield metric
+        if metric.HasField("template_value"):
+            yield from _all(metric.template_value.metrics)
 
 
 def parse(payload: bytes) -> Any:
@@ -56,10 +107,15 @@ def rebirth_command(now_ms: int) -> bytes:
 
 
 def number(metric: Any, datatype: int) -> float | int | None:
-    """The metric's value as a number, signed where its datatype is; None where it is null or no number."""
-    if metric.is_null or datatype not in NUMBERS:
+    """The metric's value as a number, signed where its datatype is; None where it is null or no number.
+
+    A Boolean is 1 or 0.
+    """
+    if metric.is_null or datatype not in (*NUMBERS, BOOLEAN):
         return None
     field = metric.WhichOneof("value")
+    if datatype == BOOLEAN:
+        return int(metric.boolean_value) if field == "boolean_value" else None
     if field not in ("int_value", "long_value", "float_value", "double_value"):
         return None
     value: float | int = getattr(metric, field)
@@ -69,7 +125,7 @@ def number(metric: Any, datatype: int) -> float | int | None:
     return value
 
 
-def quality_code(metric: Any) -> int | None:
+def _quality_code(metric: Any) -> int | None:
     """The property `Quality`: 192 good, 0 bad, 500 stale; None where the metric says nothing of it."""
     if not metric.HasField("properties"):
         return None

@@ -57,7 +57,8 @@ unit = "%"
 
 def hear(topic: str, body: bytes, hearing: Hearing | None = None, now_ms: int = NOW_MS) -> Decoded:
     hearing = hearing or Hearing(load_sensor_map(MAPPING.encode(), "sensors.toml"), (), "gateway")
-    (decoded,) = hearing.hear(topic, body, now_ms, 0.0).decoded
+    (heard,) = hearing.hear(topic, body, now_ms, 0.0)
+    (decoded,) = heard.decoded
     return decoded
 
 

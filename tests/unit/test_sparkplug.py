@@ -36,6 +36,7 @@ unit = "%"
 """
 NOW_MS = 1_700_000_000_000
 INT8, INT16, INT32, INT64, UINT32, UINT64, FLOAT, DOUBLE, BOOLEAN, STRING = 1, 2, 3, 4, 7, 8, 9, 10, 11, 12
+TEMPLATE = 19
 FIELD = {FLOAT: "float_value", DOUBLE: "double_value", BOOLEAN: "boolean_value", STRING: "string_value"}
 
 
@@ -57,6 +58,14 @@ def metric(name: str = "", value: Any = None, datatype: int = DOUBLE, alias: int
     return made
 
 
+def template(name: str, *members: Any, is_definition: bool = False, **more: Any) -> Any:
+    """An instance of a template, or its definition."""
+    made = metric(name, 0, TEMPLATE, **more)
+    made.template_value.metrics.extend(members)
+    made.template_value.is_definition = is_definition
+    return made
+
+
 def payload(*metrics: Any, seq: int | None = None, timestamp: int = NOW_MS) -> bytes:
     made = sparkplug_payload._PAYLOAD(timestamp=timestamp)
     made.metrics.extend(metrics)
@@ -74,7 +83,10 @@ class EdgeNode:
 
     def say(self, kind: str, body: bytes, device: str = "", node: str = "edge") -> Heard:
         topic = f"spBv1.0/hall/{kind}/{node}" + (f"/{device}" if device else "")
-        return self.hearing.hear(topic, body, NOW_MS + 10, self.monotonic_s)
+        parts = [*self.hearing.hear(topic, body, NOW_MS + 10, self.monotonic_s)]
+        commands = [part.command for part in parts if part.command is not None]
+        assert len(commands) <= 1
+        return Heard(tuple(decoded for part in parts for decoded in part.decoded), *commands)
 
     def birth(self, bd_seq: int = 0) -> Heard:
         self.say("NBIRTH", payload(metric("bdSeq", bd_seq, INT64), metric("load", 50, INT32, alias=1), seq=0))
@@ -191,6 +203,97 @@ def test_quality_is_the_nodes_word_and_stands_until_it_says_otherwise(
         assert (reading.property.quality, reading.fault) == (quality, fault)
 
 
+def test_boolean_is_one_or_zero_and_null_where_it_says_nothing() -> None:
+    node = EdgeNode()
+    born = node.say("NBIRTH", payload(metric("load", value=True, datatype=BOOLEAN, alias=1), seq=0))
+    assert values(born.decoded[-1]) == {"load": 1}
+    for seq, (told, meant) in enumerate(
+        [(metric(value=False, datatype=BOOLEAN, alias=1), 0), (metric(alias=1), None)]
+    ):
+        assert values(only(node.say("NDATA", payload(told, seq=seq + 1)))) == {"load": meant}
+    wrong = metric(value=7, datatype=INT32, alias=1)  # a number where the birth promised a Boolean
+    (reading,) = only(node.say("NDATA", payload(wrong, seq=3))).readings
+    assert reading.fault is Fault.NOT_A_NUMBER
+
+
+TEMPLATES = b"""
+[[sparkplug]]
+group = "hall"
+[sparkplug.properties.speed]
+called = "Motor/Speed"
+unit = "rpm"
+[sparkplug.properties.current]
+called = "Motor/Drive/Current"
+unit = "A"
+[sparkplug.properties.ghost]
+called = "_types_/Speed"
+unit = "rpm"
+"""
+
+
+def test_members_of_a_template_are_metrics_by_path_and_later_by_the_instances_alias() -> None:
+    node = EdgeNode(assets=TEMPLATES)
+    drive = template("Drive", metric("Current", 4.5, FLOAT), timestamp=NOW_MS - 5)
+    drive.template_value.metrics[0].timestamp = 0
+    born = node.say(
+        "NBIRTH",
+        payload(
+            template("_types_", metric("Speed", 0.0), is_definition=True),
+            template("Motor", metric("Speed", 1500.0), drive, alias=7, quality=64),
+            seq=0,
+        ),
+    )
+    told = {reading.name: reading.property for reading in born.decoded[-1].readings}
+    assert {name: p.value for name, p in told.items()} == {"speed": 1500.0, "current": 4.5}
+    assert {p.quality for p in told.values()} == {Quality.UNCERTAIN}  # the instance's word holds for its members
+    assert told["current"].source_time_ms == NOW_MS - 5  # and so does its time
+
+    part = template("", metric("Speed", 1600.0), alias=7, timestamp=NOW_MS + 1)
+    assert values(only(node.say("NDATA", payload(part, seq=1)))) == {"speed": 1600.0}
+    stranger = node.say("NDATA", payload(template("", metric("Speed", 1.0), alias=8), seq=2))
+    assert asks(stranger)
+
+
+def length(part: bytes) -> bytes:
+    """As protobuf writes it before a part."""
+    left, digits = len(part), list[int]()
+    while left > 0x7F:
+        digits.append(left & 0x7F | 0x80)
+        left >>= 7
+    return bytes([*digits, left])
+
+
+def test_more_members_than_are_kept_and_templates_in_templates_without_end_are_refused() -> None:
+    node = EdgeNode(assets=TEMPLATES)
+    wide = template("Motor", *(metric(f"m{n}", 1.0) for n in range(sparkplug.MAX_METRICS)))
+    assert only(node.say("NBIRTH", payload(wide, seq=0))).fault is Fault.HUGE
+    empty = template("Motor", *(template("", timestamp=0) for _ in range(sparkplug.MAX_METRICS)))
+    assert only(node.say("NBIRTH", payload(empty, seq=0))).fault is Fault.HUGE
+    deep = b""
+    for _ in range(1000):
+        instance = b"\x12" + length(deep) + deep
+        deep = b"\x92\x01" + length(instance) + instance
+    assert only(node.say("NBIRTH", b"\x12" + length(deep) + deep)).fault is Fault.MALFORMED
+
+
+def test_large_birth_is_read_in_parts_and_whole() -> None:
+    count = sparkplug.MAX_METRICS - 1
+    text = '[[sparkplug]]\ngroup = "hall"\n'
+    text += "".join(f'[sparkplug.properties.m{n}]\nunit = "count"\n' for n in range(count))
+    hearing = Hearing(load_sensor_map(text.encode(), "sensors.toml"), (), "gateway")
+
+    def hears(kind: str, seq: int, name: str) -> list[list[tuple[str, float | None]]]:
+        metrics = [metric(name and f"{name}{n}", float(n + seq), alias=n) for n in range(count)]
+        parts = [*hearing.hear(f"spBv1.0/hall/{kind}/edge", payload(*metrics, seq=seq), NOW_MS, 0.0)]
+        read = [[(r.name, r.property.value) for d in part.decoded for r in d.readings] for part in parts]
+        return [part for part in read if part]
+
+    for kind, seq, name in (("NBIRTH", 0, "m"), ("NDATA", 1, "")):
+        parts = hears(kind, seq, name)
+        assert max(map(len, parts)) == sparkplug.PART
+        assert [one for part in parts for one in part] == [(f"m{n}", float(n + seq)) for n in range(count)]
+
+
 def test_null_and_what_is_no_number_is_bad(node: EdgeNode) -> None:
     (null,) = only(node.say("DDATA", payload(metric(alias=2), seq=2), "Press 1")).readings
     assert (null.property.value, null.property.quality, null.fault) == (None, Quality.BAD, Fault.NOT_A_NUMBER)
@@ -265,8 +368,19 @@ metrics = st.builds(
     timestamp=st.sampled_from([0, NOW_MS, 2**63]),
     quality=st.sampled_from([0, 64, 192, 500, 2**32 - 1]),
 )
+templates = st.recursive(
+    metrics,
+    lambda inner: st.builds(
+        lambda name, members, **more: template(name, *members, **more),
+        st.sampled_from(["", "load", "Temperature"]),
+        st.lists(inner, max_size=3),
+        alias=st.none() | st.integers(0, 4),
+        is_definition=st.booleans(),
+    ),
+    max_leaves=6,
+)
 payloads = st.builds(
-    lambda metrics, seq: payload(*metrics, seq=seq), st.lists(metrics, max_size=4), st.integers(0, 9)
+    lambda metrics, seq: payload(*metrics, seq=seq), st.lists(templates, max_size=4), st.integers(0, 9)
 )
 
 
