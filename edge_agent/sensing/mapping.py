@@ -37,7 +37,8 @@
     node = "+"                                # a name, `+` or `{asset}`
     device = "{asset}"                        # a name, `+`, `{asset}`, or "" for the node's own metrics
     [sparkplug.properties.TS1]
-    called = "Temperature/Oil"                # the metric's name; default: the property's
+    called = "Temperature/Oil"                # the metric's name (a template's member: `instance/member`);
+                                              # default: the property's. Booleans are 1 and 0
     unit = "degC"
 
     [inspection]                              # optional: what was found after a cycle of the agent's own asset

@@ -38,6 +38,9 @@ unit = "count"
 [sparkplug.properties.total]
 called = "Total"
 unit = "count"
+[sparkplug.properties.running]
+called = "Running"
+unit = ""
 """
 
 
@@ -122,6 +125,7 @@ async def test_edge_node_of_another_library_is_followed_through_gap_restart_and_
             twin = await twins.until(100.0)
             assert twin.properties["TS1"].unit == "degC"
             assert (twin.properties["steps"].value, twin.properties["total"].value) == (-5, -(2**35))
+            assert (twin.properties["running"].value, twin.properties["running"].quality) == (1.0, Quality.GOOD)
             await node.until("born")
 
             await node.tell("data 50")

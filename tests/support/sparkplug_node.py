@@ -41,6 +41,7 @@ class Node:
             self._metric("Temperature/Oil", 7, psp.DataType.DOUBLE, 212.0),
             self._metric("Steps", 8, psp.DataType.INT16, -5),
             self._metric("Total", 9, psp.DataType.INT64, -(2**35)),
+            self._metric("Running", 10, psp.DataType.BOOLEAN, True),
         )
         self._say("DBIRTH", psp.DBirth(timestamp=now_ms(), seq=next(self._seq), metrics=metrics))
         print("born", flush=True)
