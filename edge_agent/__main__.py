@@ -34,7 +34,7 @@ from edge_agent.sensing.mapping import SensorMap, check_inputs, load_sensor_map
 from edge_agent.settings import AgentSettings, DriftSection, drift_policy
 from edge_agent.status import StatusBoard
 from edge_agent.twinning.acting import DesiredDesk
-from edge_agent.twinning.backfilling import send_for_ever
+from edge_agent.twinning.backfilling import Backfilling
 from edge_agent.twinning.further_twins import FurtherTwins
 from edge_agent.twinning.live import LiveTwin, Twinning, kept_assets
 from edge_agent.twinning.outbox import Outbox
@@ -47,6 +47,7 @@ from gemel.host.service import Host
 from gemel.host.service import run as run_service
 from gemel.host.workers import Workers
 from gemel.learning.task import Task, load_task
+from gemel.twin.state import mark_stale
 from gemel.twin.window import Shape, Window, Windower
 from gemel.wire.messages import TrainingPlan
 
@@ -104,6 +105,7 @@ async def _serve(host: Host[AgentSettings]) -> None:
     _make(settings.state_dir)
     async with (
         SqliteRecords(settings.state_dir / "records.sqlite") as records,
+        SqliteRecords(settings.state_dir / "latest.sqlite", synchronous="NORMAL") as latest,
         _examples(settings, task) as examples,
         Outbox(settings.state_dir / "outbox.sqlite", settings.outbox_capacity) as outbox,
         Workers() as workers,
@@ -120,10 +122,20 @@ async def _serve(host: Host[AgentSettings]) -> None:
         host.metrics.watch_outbox(lambda: outbox.depth, lambda: outbox.dropped)
 
         async def load_twin(asset: str) -> LiveTwin:
-            rules, rate_hz = twin_file.alert, settings.twin_rate_hz
-            return await LiveTwin.load(
-                site, asset, rules, outbox, bus=bus, clock=clock, records=records, metrics=metrics, rate_hz=rate_hz
+            loaded = await LiveTwin.load(
+                site,
+                asset,
+                twin_file.alert,
+                outbox,
+                bus=bus,
+                clock=clock,
+                records=records,
+                latest=latest,
+                metrics=metrics,
+                rate_hz=settings.twin_rate_hz,
             )
+            loaded.become(mark_stale(loaded.now, mapping.of_sessions))  # whether they go on is not known yet
+            return loaded
 
         async def load_desk(twin: LiveTwin) -> DesiredDesk:
             actuators = twin_file.actuators(mapping.called(twin.now.asset), own=twin.now.asset == asset)
@@ -171,7 +183,7 @@ async def _serve(host: Host[AgentSettings]) -> None:
                 tasks.create_task(listening.subscribe(), name="subscribe to sensors"),
                 tasks.create_task(inference.run(), name="inference"),
                 tasks.create_task(board.run(), name="status"),
-                tasks.create_task(send_for_ever(outbox, site, bus=bus, clock=clock), name="backfill"),
+                tasks.create_task(Backfilling(outbox, site, bus=bus, clock=clock).run(), name="backfill"),
             ]
             if watch is not None:
                 running.append(tasks.create_task(watch.run(), name="drift"))

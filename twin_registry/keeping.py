@@ -28,6 +28,7 @@ class Keeper:
 
     def __init__(self, store: TwinStore, clock: Clock, messages: Counter) -> None:
         self._store, self._clock, self._messages = store, clock, messages
+        self._said: set[str] = set()
 
     async def subscribe(self, bus: Bus) -> None:
         """Begin to listen."""
@@ -106,9 +107,14 @@ class Keeper:
             self._messages.labels("stored", "ok").inc()
 
     def _refuse(self, message: BusMessage, error: PeerError) -> None:
-        reason = error.reason if isinstance(error, Refused) else Reason.MALFORMED
-        self._messages.labels("refused", str(reason)).inc()
-        _log.warning("refused", topic=message.topic, error=str(error))
+        """Counted; the first of its kind is said aloud, lest a thousand strangers flood the log."""
+        reason = str(error.reason if isinstance(error, Refused) else Reason.MALFORMED)
+        self._messages.labels("refused", reason).inc()
+        if reason in self._said:
+            _log.debug("refused", topic=message.topic, error=str(error))
+        else:
+            self._said.add(reason)
+            _log.warning("refused; more of this kind are only counted", topic=message.topic, error=str(error))
 
 
 async def _answer_backfill(bus: Bus, message: BusMessage, refusal: str) -> None:

@@ -165,6 +165,11 @@ class SensorMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return next((plants for plants, ours in self.assets.items() if ours == asset), asset)
 
     @property
+    def of_sessions(self) -> tuple[str, ...]:
+        """The properties that edge nodes tell: what is said of one holds for as long as its node's session does."""
+        return tuple(name for one in self.sparkplug for name in one.properties)
+
+    @property
     def _sparkplug_filters(self) -> tuple[str, ...]:
         nodes: dict[str, set[str]] = {}
         for one in self.sparkplug:

@@ -18,10 +18,12 @@ from edge_agent.sensing.intake import Intake
 from edge_agent.sensing.mapping import PropertyMap
 from edge_agent.twinning.alerting import AlertDesk
 from edge_agent.twinning.outbox import Outbox
+from edge_agent.twinning.trail import Trail
 from gemel.errors import BusRefused, BusUnavailable
 from gemel.ports import Bus, Clock, Records
 from gemel.twin import delta
 from gemel.twin.alerts import AlertRule
+from gemel.twin.backfill import Kept
 from gemel.twin.delta import between
 from gemel.twin.schema import schema_text
 from gemel.twin.state import (
@@ -56,7 +58,8 @@ async def kept_assets(records: Records, site: str) -> list[str]:
 class LiveTwin:
     """The twin of one machine: changed in memory, published at most `rate_hz` times a second, its version durable.
 
-    Begin with `await LiveTwin.load(...)`. A version that was published is never used again, not even after a crash.
+    Begin with `await LiveTwin.load(...)`. A version that was published is never used again, not even after a power
+    cut. What goes out is in `latest` before, so that the twin does not go back to older values, even after kill -9.
     Each time the whole document goes out, retained, then what changed since the one before, then what was alerted.
     """
 
@@ -69,12 +72,15 @@ class LiveTwin:
         bus: Bus,
         clock: Clock,
         records: Records,
+        latest: Records,
         metrics: AgentMetrics,
         rate_hz: float,
     ) -> None:
         self._twin, self._alerts, self._outbox = twin, alerts, outbox
-        self._bus, self._clock, self._records, self._metrics = bus, clock, records, metrics
+        self._bus, self._clock, self._metrics = bus, clock, metrics
+        self._records, self._latest = records, latest
         self._interval_s = 1 / rate_hz
+        self._trail = Trail(self._interval_s)
         self._saved_version = -RESERVED
         self._published: Twin | None = None
         self._schema_told = False
@@ -95,20 +101,34 @@ class LiveTwin:
         bus: Bus,
         clock: Clock,
         records: Records,
+        latest: Records,
         metrics: AgentMetrics,
         rate_hz: float,
     ) -> LiveTwin:
-        """The twin as it was saved last, its version beyond any that was published; or a blank one."""
-        saved = await records.get(_KIND, f"{site}/{asset}")
+        """The twin as it was last, its version beyond any that was published; or a blank one.
+
+        `records` survive a power cut, `latest` need not: it is written with every revision.
+        """
+        documents = [await store.get(_KIND, f"{site}/{asset}") for store in (records, latest)]
+        known = [from_json(document) for document in documents if document is not None]
+        if outbox is not None and (unsent := await outbox.newest(asset)) is not None:
+            known.append(unsent)
         twin = blank(site, asset)
-        if saved is not None:
-            last = from_json(saved)
+        if known:
+            last = max(known, key=lambda one: one.version)
             twin = replace(last, version=last.version + RESERVED)
-        unsent = await outbox.newest(asset) if outbox is not None else None
-        if unsent is not None and unsent.version >= twin.version:
-            twin = replace(unsent, version=unsent.version + 1)
         alerts = await AlertDesk.load(site, asset, rules, bus=bus, clock=clock, records=records, metrics=metrics)
-        return cls(twin, alerts, outbox, bus=bus, clock=clock, records=records, metrics=metrics, rate_hz=rate_hz)
+        return cls(
+            twin,
+            alerts,
+            outbox,
+            bus=bus,
+            clock=clock,
+            records=records,
+            latest=latest,
+            metrics=metrics,
+            rate_hz=rate_hz,
+        )
 
     @property
     def now(self) -> Twin:
@@ -121,6 +141,7 @@ class LiveTwin:
         if twin is self._twin:
             return
         self._twin = twin
+        self._trail.add(Kept(self._clock.now_ms(), twin), self._clock.monotonic_s())
         if self._waiting_since_s is None:
             self._waiting_since_s = since_s
         self._call()
@@ -171,11 +192,15 @@ class LiveTwin:
                     await self._save(twin)
                 await self._alerts.keep()
                 if not self._bus.connected:
-                    await self._keep_unsent(twin)
+                    await self._keep_unsent()
+                    await self._clock.sleep(self._interval_s)
                     continue
+                document = to_json(twin)
+                await self._latest.put(_KIND, f"{twin.site}/{twin.asset}", document)
                 try:
                     async with asyncio.timeout(PATIENCE_S):  # a link may be dead and not know it
-                        await self._say(topics.twin_state, to_json(twin), retain=True)
+                        await self._say(topics.twin_state, document, retain=True)
+                    self._trail.published(twin.version)
                     if since_s is not None:
                         self._metrics.sensor_to_twin(self._clock.monotonic_s() - since_s)
                         since_s = None
@@ -186,18 +211,19 @@ class LiveTwin:
                 except (BusUnavailable, TimeoutError):
                     self._waiting_since_s = self._waiting_since_s if since_s is None else since_s
                     self._call()
-                    await self._keep_unsent(twin)
-                    continue
+                    await self._keep_unsent()
                 await self._clock.sleep(self._interval_s)
         finally:
+            if not self._bus.connected:
+                await self._keep_unsent()
             await self._save(self._twin)
             await self._alerts.keep()
 
-    async def _keep_unsent(self, twin: Twin) -> None:
+    async def _keep_unsent(self) -> None:
         """It is told later, as history; what is published when the link is back is the newest alone."""
-        if self._outbox is not None and twin.version > 0:
-            await self._outbox.keep(twin, self._clock.now_ms())
-        await self._clock.sleep(self._interval_s)
+        unsent = self._trail.take()
+        if self._outbox is not None and unsent:
+            await self._outbox.keep(unsent)
 
     async def _say_what_changed(self, twin: Twin) -> None:
         """QoS 0: a reader sees by the versions that it missed one, and takes the whole."""

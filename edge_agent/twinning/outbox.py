@@ -1,4 +1,4 @@
-"""Revisions of twins that could not be published, on disk until they were: bounded, and coarser the older they are.
+"""Revisions of twins that could not be published, on disk until a registry has them: bounded, coarser with age.
 
 When the outbox is full, every second revision of its older half goes. So the past loses detail before it is lost, and
 what stays still spans the whole outage. How many went is counted, and told with what is sent.
@@ -15,7 +15,6 @@ from typing import NamedTuple, Self
 from gemel.adapters.sqlite_file import SqliteFile
 from gemel.twin.backfill import Kept
 from gemel.twin.state import Twin, from_json, to_json
-from gemel.wire.types import Millis
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS revisions (
@@ -64,23 +63,23 @@ class Outbox:
     ) -> None:
         await self._file.__aexit__(exc_type, exc, traceback)
 
-    async def keep(self, twin: Twin, at_ms: Millis) -> None:
-        """Store a revision durably; the same again changes nothing."""
-        document = to_json(twin)
+    async def keep(self, revisions: Sequence[Kept]) -> None:
+        """Store revisions durably, in one commit; the same again changes nothing."""
+        documents = [(kept.twin.asset, kept.at_ms, to_json(kept.twin)) for kept in revisions]
 
         def insert(connection: sqlite3.Connection) -> tuple[int, int]:
-            newest = connection.execute(
-                "SELECT document FROM revisions WHERE asset = ? ORDER BY number DESC LIMIT 1", (twin.asset,)
-            ).fetchone()
-            if newest is not None and newest[0] == document:
-                return self.depth, self.dropped
-            connection.execute(
-                "INSERT INTO revisions (asset, at_ms, document) VALUES (?, ?, ?)", (twin.asset, at_ms, document)
-            )
-            if self.depth < self._capacity:
-                return self.depth + 1, self.dropped
-            self._make_room(connection)
-            return _counts(connection)
+            depth, dropped = self.depth, self.dropped
+            for asset, at_ms, document in documents:
+                if _newest(connection, asset) == document:
+                    continue
+                connection.execute(
+                    "INSERT INTO revisions (asset, at_ms, document) VALUES (?, ?, ?)", (asset, at_ms, document)
+                )
+                depth += 1
+                if depth > self._capacity:
+                    self._make_room(connection)
+                    depth, dropped = _counts(connection)
+            return depth, dropped
 
         self.depth, self.dropped = await self._file.change(insert)
 
@@ -109,15 +108,11 @@ class Outbox:
 
     async def newest(self, asset: str) -> Twin | None:
         """The latest revision of a twin that waits here."""
-        row = await self._file.read(
-            lambda connection: connection.execute(
-                "SELECT document FROM revisions WHERE asset = ? ORDER BY number DESC LIMIT 1", (asset,)
-            ).fetchone()
-        )
-        return None if row is None else from_json(row[0])
+        document = await self._file.read(lambda connection: _newest(connection, asset))
+        return None if document is None else from_json(document)
 
     async def forget(self, numbers: Sequence[int]) -> None:
-        """They were sent."""
+        """They are in the history."""
 
         def delete(connection: sqlite3.Connection) -> tuple[int, int]:
             connection.executemany("DELETE FROM revisions WHERE number = ?", [(number,) for number in numbers])
@@ -128,6 +123,13 @@ class Outbox:
     def _make_room(self, connection: sqlite3.Connection) -> None:
         gone = connection.execute(_COARSEN, (self._capacity // 2,)).rowcount
         connection.execute("UPDATE dropped SET count = count + ?", (gone,))
+
+
+def _newest(connection: sqlite3.Connection, asset: str) -> bytes | None:
+    row = connection.execute(
+        "SELECT document FROM revisions WHERE asset = ? ORDER BY number DESC LIMIT 1", (asset,)
+    ).fetchone()
+    return None if row is None else row[0]
 
 
 def _counts(connection: sqlite3.Connection) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """One SQLite file, opened for durability and used by one thread of its own.
 
-What is committed survives a power cut (gemel.sqlite). The event loop never waits for the disk.
+What is committed survives a power cut, unless NORMAL is asked for (gemel.sqlite). The event loop never waits for the
+disk.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 from gemel.errors import StoreUnavailable
 from gemel.sqlite import connect, transaction
@@ -25,14 +26,18 @@ class SqliteFile:
     Raises StoreUnavailable where the file cannot be opened, read or written.
     """
 
-    def __init__(self, path: Path, schema: str) -> None:
+    def __init__(self, path: Path, schema: str, *, synchronous: Literal["FULL", "NORMAL"] = "FULL") -> None:
+        """`synchronous`: as gemel.sqlite.connect."""
         self.path, self._schema = path, schema
+        self._synchronous: Literal["FULL", "NORMAL"] = synchronous
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=path.stem)
         self._connection: sqlite3.Connection | None = None
 
     async def __aenter__(self) -> Self:
         try:
-            self._connection = await self._in_thread(lambda: connect(self.path, self._schema))
+            self._connection = await self._in_thread(
+                lambda: connect(self.path, self._schema, synchronous=self._synchronous)
+            )
         except BaseException:
             self._thread.shutdown()
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from gemel.adapters.sqlite_file import SqliteFile
 
@@ -20,8 +20,9 @@ class SqliteRecords:
     Every method raises StoreUnavailable where the file cannot be opened, read or written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = SqliteFile(path, _SCHEMA)
+    def __init__(self, path: Path, *, synchronous: Literal["FULL", "NORMAL"] = "FULL") -> None:
+        """With NORMAL a power cut may take the last changes (gemel.sqlite): for what is written often."""
+        self._file = SqliteFile(path, _SCHEMA, synchronous=synchronous)
 
     async def __aenter__(self) -> Self:
         await self._file.__aenter__()

@@ -1,6 +1,9 @@
 """Revisions of a twin that could not be published when they arose: the document `gemel.twin.backfill/1`.
 
 They are history: whoever takes them in leaves the twin that stands as it is. The same revision may come twice.
+
+A registry answers each document with `gemel.twin.backfill-answer/1`, once what it holds is committed, or with why it
+takes nothing of it. Until then an agent keeps the revisions: docs/decisions/0011-history-after-an-outage.md.
 """
 
 from __future__ import annotations
@@ -12,11 +15,13 @@ import msgspec
 from gemel.errors import Malformed
 from gemel.twin.state import TopicLevel, Twin
 from gemel.wire.messages import decode, encode
-from gemel.wire.types import Count, Millis
+from gemel.wire.types import Count, Digest, Millis, sha256
 
 SCHEMA: Final = "gemel.twin.backfill/1"
+ANSWER_SCHEMA: Final = "gemel.twin.backfill-answer/1"
 MAX_REVISIONS = 100
 MAX_BACKFILL_BYTES = 1_000_000
+MAX_REFUSAL = 500  # characters
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -36,6 +41,14 @@ class Backfill(msgspec.Struct, frozen=True):
     revisions: Annotated[tuple[Kept, ...], msgspec.Meta(min_length=1, max_length=MAX_REVISIONS)]
 
 
+class Answer(msgspec.Struct, frozen=True):
+    """The registry's word on the document with this digest; `refusal` is empty where it is committed."""
+
+    schema: Literal["gemel.twin.backfill-answer/1"]
+    digest: Digest
+    refusal: Annotated[str, msgspec.Meta(max_length=MAX_REFUSAL)] = ""
+
+
 def to_json(backfill: Backfill) -> bytes:
     """Canonical JSON."""
     return encode(backfill)
@@ -50,3 +63,13 @@ def from_json(data: bytes) -> Backfill:
         if (kept.twin.site, kept.twin.asset) != (backfill.site, backfill.asset):
             raise Malformed("Backfill", f"a revision of {kept.twin.site}/{kept.twin.asset} among those of another")
     return backfill
+
+
+def answer_to(document: bytes, refusal: str = "") -> bytes:
+    """The answer to a document, as JSON."""
+    return encode(Answer(ANSWER_SCHEMA, sha256(document), refusal[:MAX_REFUSAL]))
+
+
+def answer_from_json(data: bytes) -> Answer:
+    """Raises Malformed for anything else."""
+    return decode(Answer, data)

@@ -94,7 +94,8 @@ def rights(party: Party, trust: Trust) -> tuple[Right, ...]:
         case BusRole.REGISTRY:
             of_twins = _reads(topics.ALL_TWINS, topics.ALL_BACKFILL, topics.ALL_TWIN_EVENTS)
             of_agents = _reads(topics.ALL_AVAILABILITY, topics.ALL_AGENT_STATUS)
-            return of_twins + of_agents + _reads(topics.ALL_QUERIES) + _writes(topics.query_response("+", "+"))
+            answers = _writes(topics.query_response("+", "+"), topics.backfill_answer("+", "+"))
+            return of_twins + of_agents + _reads(topics.ALL_QUERIES) + answers
         case BusRole.DASHBOARD:
             return _sees(party)
         case BusRole.SOURCE:
@@ -173,8 +174,8 @@ def _plant_rights(agent: Party) -> tuple[Right, ...]:
         topics.agent(site, own, "status"),
         *map(_reading, agent.commands),
     )
-    asked = (topics.desired_set(site, asset) for asset in assets)
-    return writes + _reads(*asked, *map(_reading, agent.readings))
+    told = (topic(site, asset) for asset in assets for topic in (topics.desired_set, topics.backfill_answer))
+    return writes + _reads(*told, *map(_reading, agent.readings))
 
 
 def _sees(party: Party) -> tuple[Right, ...]:

@@ -11,6 +11,7 @@ Addresses of the chain never appear in twin topics.
     gemel/v1/<site>/twin/<asset>/schema                edge agent    1    yes   JSON Schema of state and delta
     gemel/v1/<site>/twin/<asset>/event                 edge agent    1    no    an alert was raised or cleared
     gemel/v1/<site>/twin/<asset>/backfill              edge agent    1    no    revisions from while the link was down
+    gemel/v1/<site>/twin/<asset>/backfill/answer       registry      1    no    stored | refused(reason)
     gemel/v1/<site>/twin/<asset>/desired/set           operator      1    no    a value that the machine shall have
     gemel/v1/<site>/twin/<asset>/desired/answer/<user>  edge agent   1    no    accepted | refused(reason)
     gemel/v1/<site>/query/<user>/request               reader        1    no    a question to the twin registry
@@ -79,6 +80,11 @@ def twin_event(site: str, asset: str) -> str:
 def twin_backfill(site: str, asset: str) -> str:
     """Revisions of one asset's twin that could not be published when they arose."""
     return f"{ROOT}/{site}/twin/{asset}/backfill"
+
+
+def backfill_answer(site: str, asset: str) -> str:
+    """Registry → agent: what became of a backfill."""
+    return f"{ROOT}/{site}/twin/{asset}/backfill/answer"
 
 
 def desired_set(site: str, asset: str) -> str:

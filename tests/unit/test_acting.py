@@ -71,7 +71,7 @@ async def desk_with(folder: Path, plugin: Valve, monkeypatch: pytest.MonkeyPatch
     async with SqliteRecords(folder / "records.sqlite") as records:
         metrics = AgentMetrics(Metrics("test"))
         twin = await LiveTwin.load(
-            "north", "press-1", bus=bus, clock=clock, records=records, metrics=metrics, rate_hz=5
+            "north", "press-1", bus=bus, clock=clock, records=records, latest=records, metrics=metrics, rate_hz=5
         )
         desk = await DesiredDesk.load(actuators, twin=twin, bus=bus, machines=bus, clock=clock, records=records)
         running = asyncio.create_task(desk.run())

@@ -208,13 +208,15 @@ async def test_version_stays_above_all_that_was_published_even_after_a_crash(tmp
     async with SqliteRecords(tmp_path / "records.sqlite") as records:
         highest = 0
         for life in range(3):
-            bus = SpyBus()
+            bus, lost = SpyBus(), CrashSafe(records)
+            lost.crashed = True
             twin = await LiveTwin.load(
                 "north",
                 "press-1",
                 bus=bus,
                 clock=SystemClock(),
                 records=CrashSafe(records),
+                latest=lost,
                 metrics=AgentMetrics(Metrics("test")),
                 rate_hz=1000,
             )
@@ -232,6 +234,24 @@ async def test_version_stays_above_all_that_was_published_even_after_a_crash(tmp
             assert versions == sorted(set(versions))
             assert versions[0] > highest
             highest = versions[-1]
+
+
+async def test_twin_goes_on_after_kill_9_where_its_readers_saw_it_last(tmp_path: Path) -> None:
+    async with SqliteRecords(tmp_path / "records.sqlite") as records:
+        bus, crash_safe = SpyBus(), CrashSafe(records)
+        common = {"bus": bus, "clock": SystemClock(), "metrics": AgentMetrics(Metrics("test")), "rate_hz": 1000}
+        twin = await LiveTwin.load("north", "press-1", records=crash_safe, latest=crash_safe, **common)
+        publishing = asyncio.create_task(twin.run())
+        for time_ms in (1, 2, 3):
+            bus.something.clear()
+            twin.become(hold(twin.now, {"TS1": Property(float(time_ms), "degC", time_ms, 0, Quality.GOOD)}))
+            await bus.something.wait()
+        crash_safe.crashed = True
+        publishing.cancel()
+        await asyncio.gather(publishing, return_exceptions=True)
+        again = await LiveTwin.load("north", "press-1", records=records, latest=records, **common)
+        assert again.now.properties == bus.published[-1].properties
+        assert again.now.version > bus.published[-1].version
 
 
 class CrashSafe:

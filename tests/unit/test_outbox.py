@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from edge_agent.twinning.backfilling import send_for_ever
+from edge_agent.twinning import backfilling
+from edge_agent.twinning.backfilling import Backfilling
 from edge_agent.twinning.outbox import Outbox
 from gemel.adapters.clock import SystemClock
 from gemel.errors import BusRefused, BusUnavailable, Malformed
+from gemel.ports import BusMessage, Handler
 from gemel.twin import backfill
 from gemel.twin.backfill import SCHEMA, Backfill, Kept
 from gemel.twin.state import Property, Quality, Twin, blank
@@ -34,7 +38,7 @@ async def test_revisions_survive_a_restart_in_order_and_the_same_again_is_kept_o
     path = tmp_path / "outbox.sqlite"
     async with Outbox(path, 100) as outbox:
         for version in (1, 2, 2, 3):
-            await outbox.keep(revision(version), version * 1000)
+            await outbox.keep([Kept(version * 1000, revision(version))])
     async with Outbox(path, 100) as outbox:
         assert (outbox.depth, outbox.dropped) == (3, 0)
         batch = await outbox.oldest(2, 10**9)
@@ -52,7 +56,7 @@ async def test_revisions_survive_a_restart_in_order_and_the_same_again_is_kept_o
 async def test_full_outbox_loses_detail_of_the_past_first_and_counts_it(tmp_path: Path) -> None:
     async with Outbox(tmp_path / "outbox.sqlite", 100) as outbox:
         for version in range(1, 401):
-            await outbox.keep(revision(version), version)
+            await outbox.keep([Kept(version, revision(version))])
             assert outbox.depth <= 101
         kept = await versions(outbox)
         assert outbox.dropped == 400 - len(kept)
@@ -66,10 +70,10 @@ async def test_full_outbox_loses_detail_of_the_past_first_and_counts_it(tmp_path
 
 async def test_batch_is_of_one_twin_and_bounded_in_bytes_unless_one_alone_is_larger(tmp_path: Path) -> None:
     async with Outbox(tmp_path / "outbox.sqlite", 100) as outbox:
-        await outbox.keep(revision(1, size=5000), 1)
-        await outbox.keep(revision(1, asset="press-2"), 1)
-        await outbox.keep(revision(2), 2)
-        await outbox.keep(revision(3), 3)
+        await outbox.keep([Kept(1, revision(1, size=5000))])
+        await outbox.keep([Kept(1, revision(1, asset="press-2"))])
+        await outbox.keep([Kept(2, revision(2))])
+        await outbox.keep([Kept(3, revision(3))])
         sent = []
         while (batch := await outbox.oldest(10, 1000)) is not None:
             sent.append((batch.asset, [kept.twin.version for kept in batch.revisions]))
@@ -78,18 +82,32 @@ async def test_batch_is_of_one_twin_and_bounded_in_bytes_unless_one_alone_is_lar
 
 
 class Broker:
-    """A bus whose link, and whose answers, the test decides."""
+    """A bus whose link the test decides, and a registry behind it that answers as the test says."""
 
     def __init__(self) -> None:
-        self.connected = False
+        self.connected = True
         self.failures: list[Exception] = []
-        self.heard: list[Backfill] = []
+        self.answer: Callable[[bytes], bytes | None] = backfill.answer_to
+        self.sent: list[Backfill] = []
+        self._hear: Handler | None = None
+
+    async def subscribe(self, topic_filter: str, handler: Handler) -> None:
+        assert topic_filter == "gemel/v1/north/twin/press-1/backfill/answer"
+        assert self._hear is None
+        self._hear = handler
 
     async def publish(self, topic: str, payload: bytes, **_: object) -> None:
         assert topic == "gemel/v1/north/twin/press-1/backfill"
         if self.failures:
             raise self.failures.pop(0)
-        self.heard.append(backfill.from_json(payload))
+        self.sent.append(backfill.from_json(payload))
+        assert self._hear is not None
+        if (answer := self.answer(payload)) is not None:
+            await self._hear(BusMessage(f"{topic}/answer", answer))
+
+    @property
+    def versions(self) -> list[int]:
+        return [kept.twin.version for part in self.sent for kept in part.revisions]
 
 
 class Quick(SystemClock):
@@ -97,26 +115,73 @@ class Quick(SystemClock):
         await asyncio.sleep(0)
 
 
+@asynccontextmanager
+async def sending(folder: Path, broker: Broker, revisions: int) -> AsyncIterator[Outbox]:
+    async with Outbox(folder / "outbox.sqlite", 1000) as outbox:
+        await outbox.keep([Kept(version, revision(version)) for version in range(1, revisions + 1)])
+        task = asyncio.create_task(Backfilling(outbox, "north", bus=broker, clock=Quick()).run())  # type: ignore[arg-type]  # what it uses of a bus
+        try:
+            yield outbox
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110  neither the outbox nor a task that asks again says when
+            await asyncio.sleep(0.01)
+
+
 async def test_what_was_kept_is_sent_once_there_is_a_link_and_again_where_the_broker_did_not_take_it(
     tmp_path: Path,
 ) -> None:
     broker = Broker()
-    refused = BusRefused("publish", "topic", 0x87, "Not authorized")
-    broker.failures = [BusUnavailable("gone"), refused]
-    async with Outbox(tmp_path / "outbox.sqlite", 1000) as outbox:
-        for version in range(1, 151):
-            await outbox.keep(revision(version), version)
-        sending = asyncio.create_task(send_for_ever(outbox, "north", bus=broker, clock=Quick()))  # type: ignore[arg-type]  # what it uses of a bus
+    broker.connected = False
+    broker.failures = [BusUnavailable("gone"), BusRefused("publish", "topic", 0x87, "Not authorized")]
+    async with sending(tmp_path, broker, 150) as outbox:
         await asyncio.sleep(0.05)
-        assert broker.heard == []
+        assert broker.sent == []
         broker.connected = True
-        async with asyncio.timeout(30):
-            while outbox.depth:  # noqa: ASYNC110  the outbox says nothing when it is empty
-                await asyncio.sleep(0.01)
-        sending.cancel()
-    sent = [kept.twin.version for part in broker.heard for kept in part.revisions]
-    assert sent == list(range(1, 151))
-    assert max(len(part.revisions) for part in broker.heard) <= backfill.MAX_REVISIONS
+        await until(lambda: not outbox.depth)
+    assert broker.versions == list(range(1, 151))
+    assert max(len(part.revisions) for part in broker.sent) <= backfill.MAX_REVISIONS
+
+
+async def test_revisions_that_the_broker_took_are_kept_and_sent_again_until_a_registry_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backfilling, "ANSWER_S", 0.01)
+    broker = Broker()
+    broker.answer = lambda _: None  # nobody listens, or the broker forgot who did
+    async with sending(tmp_path, broker, 3) as outbox:
+        await until(lambda: len(broker.sent) >= 3)
+        assert outbox.depth == 3
+        broker.answer = backfill.answer_to
+        await until(lambda: not outbox.depth)
+    assert broker.versions[-3:] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("wrong", [backfill.answer_to(b"another document"), b"stored", b"{}"])
+async def test_answer_to_something_else_makes_it_forget_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: bytes
+) -> None:
+    monkeypatch.setattr(backfilling, "ANSWER_S", 0.01)
+    broker = Broker()
+    broker.answer = lambda _: wrong
+    async with sending(tmp_path, broker, 3) as outbox:
+        await until(lambda: len(broker.sent) >= 2)
+        assert outbox.depth == 3
+
+
+async def test_refusal_of_a_registry_makes_it_forget_nothing_and_try_again(tmp_path: Path) -> None:
+    broker = Broker()
+    broker.answer = lambda document: backfill.answer_to(document, "no room for one more machine" * 100)
+    async with sending(tmp_path, broker, 3) as outbox:
+        await until(lambda: len(broker.sent) >= 2)
+        assert outbox.depth == 3
+        broker.answer = backfill.answer_to
+        await until(lambda: not outbox.depth)
 
 
 def test_backfill_of_another_machine_or_too_large_or_empty_is_malformed() -> None:
@@ -133,5 +198,6 @@ def test_backfill_of_another_machine_or_too_large_or_empty_is_malformed() -> Non
 
 @given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
 def test_any_other_bytes_are_malformed(data: bytes) -> None:
-    with pytest.raises(Malformed):
-        backfill.from_json(data)
+    for read in (backfill.from_json, backfill.answer_from_json):
+        with pytest.raises(Malformed):
+            read(data)

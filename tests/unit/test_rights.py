@@ -57,7 +57,7 @@ def own_topic(template: str, party: Party) -> str:
 
 
 def test_the_table_is_read_whole() -> None:
-    assert len(TABLE) == 26
+    assert len(TABLE) == 27
     assert {writer for _, writer, _, _ in TABLE} == set(WRITERS)
 
 
@@ -81,7 +81,7 @@ def test_every_topic_function_is_a_line_of_the_table() -> None:
     built += [of.round_request(AGENT.user), of.round_answer(AGENT.user)]
     built += [of.fetch(COORDINATOR.address, AGENT.user), of.chunk(AGENT.user, DIGEST)]
     of_twins = (topics.twin_state, topics.twin_delta, topics.twin_schema, topics.twin_event, topics.desired_set)
-    of_twins += (topics.twin_backfill,)
+    of_twins += (topics.twin_backfill, topics.backfill_answer)
     built += [topic("bonn", "rig-1") for topic in of_twins]
     built += [topics.desired_answer("bonn", "rig-1", "shift-1")]
     built += [topics.agent("bonn", "gateway-1", leaf) for leaf in ("availability", "status")]

@@ -36,7 +36,7 @@ async def test_watchdog_starves_while_a_change_waits_for_a_loop_that_stands_stil
         Outbox(tmp_path / "outbox.sqlite", 100) as outbox,
     ):
         twin = await LiveTwin.load(
-            "north", "press-1", bus=bus, clock=clock, records=stuck, metrics=metrics, rate_hz=0.5
+            "north", "press-1", bus=bus, clock=clock, records=stuck, latest=records, metrics=metrics, rate_hz=0.5
         )
         vitals = Vitals(twin, outbox, await ModelInUse.load(records, tmp_path), bus=bus, clock=clock)
         publishing = asyncio.create_task(twin.run())
@@ -59,7 +59,7 @@ async def test_watchdog_starves_while_nobody_looks_after_the_outbox(tmp_path: Pa
         Outbox(tmp_path / "outbox.sqlite", 100) as outbox,
     ):
         twin = await LiveTwin.load(
-            "north", "press-1", bus=bus, clock=clock, records=records, metrics=metrics, rate_hz=5
+            "north", "press-1", bus=bus, clock=clock, records=records, latest=records, metrics=metrics, rate_hz=5
         )
         vitals = Vitals(twin, outbox, await ModelInUse.load(records, tmp_path), bus=bus, clock=clock)
         await clock.advance(10 * UNATTENDED_S)
