@@ -15,6 +15,7 @@ from gemel.exchange import admission
 from gemel.exchange.round_folder import RoundFolder
 from gemel.learning.measuring import initial_model
 from gemel.ports import RoundState
+from gemel.sealing import costs
 from gemel.sealing.work import check_public_context
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import Envelope, Header, Kind
@@ -38,8 +39,12 @@ async def genesis(office: Office) -> Round:
 
 
 async def begin(office: Office, number: int, base: Digest) -> Round | None:
-    """Open a round on chain and wait for its sealing context; None (and aborted) where none comes."""
+    """Open a round on chain and wait for its sealing context; None (and aborted) where none comes.
+
+    Raises ConfigError, before anybody trains, for a policy over budget.
+    """
     policy = office.policy
+    await _record_budget(office, number)
     await office.watch.refresh_parties()
     await office.chain.open_round(office.name, number, base=base, policy=policy.digest)
     began_ms = office.post.clock.now_ms()
@@ -64,6 +69,18 @@ async def begin(office: Office, number: int, base: Digest) -> Round | None:
         decide_until_ms=reveal_until_ms + office.plan.decide_s * 1000,
         entered_ms={State.OPEN: began_ms},
     )
+
+
+async def _record_budget(office: Office, number: int) -> None:
+    policy, parameters = office.policy, office.task.manifest.size
+    described = costs.describe(policy, parameters)
+    figures = costs.figures_of(policy.sealing, parameters)
+    log.info(
+        "budget", number=number, bytes=figures.body_bytes, bytes_a_parameter=round(figures.bytes_per_parameter, 2)
+    )
+    if policy.exception:
+        log.warning("policy", number=number, why=policy.exception)
+    await RoundFolder(office.state_dir, number).write("budget.md", described.encode())
 
 
 async def _context(office: Office, number: int) -> Transfer:

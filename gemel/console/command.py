@@ -1,4 +1,4 @@
-"""What a person types: `gemel audit`, `gemel found`, `gemel keys`, `gemel export-chain`, `gemel twin`.
+"""What a person types: `gemel audit`, `budget`, `found`, `keys`, `export-chain`, `twin`.
 
 Commands import what they need when they run: `gemel --help` shall not wait for a chain client and a sealing library.
 Exit status 0: done, or all holds; 1: an audit has findings; 2: it cannot be done, and one line on stderr says why.
@@ -196,6 +196,18 @@ def found(
         typer.echo(
             f"fleet {trust.fleet}, task {trust.task}: founded on chain {trust.chain_id}, registry {trust.registry}"
         )
+
+
+@app.command("budget")
+def budget(
+    plan_path: Annotated[Path, typer.Argument(metavar="PLAN", help="The fleet's plan, a TOML file.")],
+    parameters: Annotated[int, typer.Option(min=1, help="How many numbers the task's model has.")],
+) -> None:
+    """Show what a plan's policy costs in bytes, noise and resolution, or say why it does not hold."""
+    from gemel.console import founding
+    from gemel.sealing import costs
+
+    typer.echo(costs.describe(founding.load_plan(plan_path).policy, parameters), nl=False)
 
 
 @twin_app.command("describe")

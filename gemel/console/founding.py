@@ -19,6 +19,7 @@ from typing import Annotated
 
 import msgspec
 from eth_hash.auto import keccak
+from msgspec.structs import replace
 
 from gemel.adapters import key_files
 from gemel.adapters.evm_chain import EvmChain
@@ -31,7 +32,7 @@ from gemel.ports import Chain, PartyRecord, Role
 from gemel.sealing.budget import budget_of
 from gemel.wire import topics
 from gemel.wire.identity import Identity
-from gemel.wire.messages import Collector, Policy, encode
+from gemel.wire.messages import WHOLE, Collector, Policy, encode
 from gemel.wire.trust import Trust
 from gemel.wire.types import Address, Ppm
 
@@ -45,6 +46,7 @@ class AgentPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     owner: str
+    trust: Ppm = WHOLE  # r_k: how much its updates count, once policy.sealing.levels tells more than in from out
 
 
 class GatePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,6 +112,9 @@ def check_plan(plan: FleetPlan, source: str) -> None:
         )
     if plan.policy.sealing.contributors < minimum:
         raise ConfigError(source, "policy.sealing.contributors", f"at least policy.minimum_owners, {minimum}")
+    if plan.policy.sealing.max_share * minimum < WHOLE:
+        least = -(-WHOLE // minimum)
+        raise ConfigError(source, "policy.sealing.max_share", f"at least {least}: of {minimum}, somebody has as much")
     budget_of(plan.policy.sealing, 1).check(plan.policy.max_frame_bytes)
 
 
@@ -157,9 +162,15 @@ async def found(
         await _enter(chain, plan, keys)
     trust = _trust(plan, keys, deployed.round_registry)
     _write(directory / CHAIN_FILE, ChainPlace(plan.rpc_url, plan.chain_id, *contracts))
-    (directory / POLICY_FILE).write_bytes(encode(plan.policy))
+    (directory / POLICY_FILE).write_bytes(encode(policy_of(plan, keys)))
     _write(directory / TRUST_FILE, trust)  # last: a fleet with trust.json is whole
     return trust
+
+
+def policy_of(plan: FleetPlan, keys: Mapping[str, Keys]) -> Policy:
+    """The fleet's policy: the plan's, and how far each agent is trusted, by its address."""
+    doubted = {keys[agent.name].identity.address: agent.trust for agent in plan.agents if agent.trust < WHOLE}
+    return replace(plan.policy, trust={**plan.policy.trust, **doubted})
 
 
 async def _enter(chain: Chain, plan: FleetPlan, keys: Mapping[str, Keys]) -> None:

@@ -20,6 +20,8 @@ def show_audit(report: AuditReport, console: Console) -> None:
     console.print(f"Task {report.task} of fleet {report.fleet}, to block {report.last_block}")
     _show_rounds(report.rounds, console)
     console.print("Held: " + ", ".join(f"{count} {kind}" for kind, count in report.held.items()))
+    for line in report.exceptions:
+        console.print(f"[bold yellow]{escape(line)}[/]", soft_wrap=True)
     _show_findings("Not kept, so not checked", "yellow", report.not_kept, console)
     console.print("Beyond what kept files can show:")
     for line in report.not_covered:

@@ -2,6 +2,7 @@
 
     round.json              the round machine's state, times of every phase included
     context                 public sealing context
+    budget.md               what the policy costs, and what was excepted
     invitation, roster, aggregate, opening     signed envelopes as they travelled
     frames/<device>         update header and sealed body
     sum                     ciphertext
@@ -23,6 +24,7 @@ from gemel.wire.types import Address
 PARTS = frozenset(
     {
         "context",
+        "budget.md",
         "invitation",
         "roster",
         "aggregate",

@@ -17,9 +17,11 @@ from gemel.wire.types import NO_DIGEST, Address, BoxKey, Count, Digest, Millis, 
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
-Level = Annotated[int, msgspec.Meta(ge=1, le=4)]
+MOST_LEVELS = 4
+Level = Annotated[int, msgspec.Meta(ge=1, le=MOST_LEVELS)]
 Share = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]  # in ppm, and some of it
 WHOLE: Ppm = 1_000_000
+SAFE_OWNERS = 3  # behind a sum: of two, each could subtract its own
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,9 +72,29 @@ class Policy(Body, frozen=True, omit_defaults=True):
 
     sealing: SealingPolicy
     training: TrainingPlan
-    minimum_owners: Annotated[int, msgspec.Meta(ge=3, le=1000)]  # of two, each could subtract its own
+    minimum_owners: Annotated[int, msgspec.Meta(ge=2, le=1000)]  # below SAFE_OWNERS only with the exception
     max_frame_bytes: Positive
     trust: dict[Address, Ppm] = {}  # r_k; a device that is not named here has all of it
+    two_owners_exception: Annotated[str, msgspec.Meta(max_length=500)] = ""  # who allowed it, and why
+
+    def __post_init__(self) -> None:
+        if bool(self.two_owners_exception.strip()) != (self.minimum_owners < SAFE_OWNERS):
+            raise ValueError(
+                f"minimum_owners: {SAFE_OWNERS} or more; 2 if, and only if, two_owners_exception says who allowed "
+                "it, and why"
+            )
+        if self.two_owners_exception and self.sealing.scheme == "one-time-keys":
+            raise ValueError("two_owners_exception: not under one-time-keys, whose argument rests on three members")
+
+    @property
+    def exception(self) -> str:
+        """What this policy gives up of what sealing promises, and by whose word; empty where it is nothing."""
+        if self.minimum_owners >= SAFE_OWNERS:
+            return ""
+        return (
+            "EXCEPTION: sums of two owners are opened, and each of the two can subtract its own update and read the "
+            f"other's. Allowed: {self.two_owners_exception}"
+        )
 
     @property
     def digest(self) -> Digest:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 import tomli_w
+from msgspec.structs import replace
 
 from edge_agent.learning.examples import Examples
 from gemel.adapters.clock import SystemClock
@@ -27,7 +28,7 @@ from gemel.adapters.evm_chain import EvmChain
 from gemel.adapters.key_files import Keys
 from gemel.adapters.mqtt_bus import BusSettings, MqttBus
 from gemel.console.fleet_files import KEYS_FOLDER, POLICY_FILE, TRUST_FILE, ChainPlace, read_place
-from gemel.console.founding import AgentPlan, FleetPlan, GatePlan, create_keys, found
+from gemel.console.founding import AgentPlan, FleetPlan, GatePlan, create_keys, found, policy_of
 from gemel.demo.children import Children
 from gemel.exchange.chain_watch import AnyOf
 from gemel.exchange.post import Post
@@ -39,7 +40,7 @@ from gemel.twin.window import Example, Window
 from gemel.wire import boxes, envelope
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import HEADER_BYTES, Envelope, Header, Kind
-from gemel.wire.messages import Commitment, Entry, Invitation, Policy, SealingPolicy, TrainingPlan, decode
+from gemel.wire.messages import WHOLE, Commitment, Entry, Invitation, Policy, SealingPolicy, TrainingPlan, decode
 from gemel.wire.tensors import Vector
 from gemel.wire.topics import Learning
 from gemel.wire.trust import Trust
@@ -59,13 +60,24 @@ _MODULES = {"validator": "validator", "listener": "chain_listener"}  # services 
 T = TypeVar("T")
 
 
-def fleet_plan(agents: Mapping[str, str], rpc_url: str, *, contributors: int, validators: int = 2) -> FleetPlan:
-    """Agents by name with their owners; both of two validators must agree."""
+def fleet_plan(
+    agents: Mapping[str, str],
+    rpc_url: str,
+    *,
+    contributors: int,
+    validators: int = 2,
+    levels: int = 1,
+    trust: Mapping[str, int] = {},
+    minimum_owners: int = 3,
+    two_owners_exception: str = "",
+) -> FleetPlan:
+    """Agents by name with their owners, and those with less than full trust; both of two validators must agree."""
     policy = Policy(
-        sealing=SealingPolicy("bfv-packed", bits=8, clip=0.1, contributors=contributors, weight_cap=100),
+        sealing=SealingPolicy("bfv-packed", 8, clip=0.1, contributors=contributors, weight_cap=100, levels=levels),
         training=TrainingPlan(epochs=2, batch_size=10, learning_rate=0.05),
-        minimum_owners=3,
+        minimum_owners=minimum_owners,
         max_frame_bytes=200_000,
+        two_owners_exception=two_owners_exception,
     )
     return FleetPlan(
         fleet="tests",
@@ -76,7 +88,7 @@ def fleet_plan(agents: Mapping[str, str], rpc_url: str, *, contributors: int, va
         quorum=2,
         gate=GatePlan(threshold=0, max_regression=1_000_000),
         policy=policy,
-        agents=tuple(AgentPlan(name, owner) for name, owner in agents.items()),
+        agents=tuple(AgentPlan(name, owner, trust.get(name, WHOLE)) for name, owner in agents.items()),
     )
 
 
@@ -368,9 +380,11 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet(folder: Path, agents: Mapping[str, str], *, contributors: int = 8) -> AsyncIterator[Fleet]:
-    """Found it in `folder`: agents by name with their owners. Everything ends with the block."""
-    planned = fleet_plan(agents, "http://127.0.0.1", contributors=contributors)
+async def fleet(
+    folder: Path, agents: Mapping[str, str], *, contributors: int = 8, **options: Any
+) -> AsyncIterator[Fleet]:
+    """Found it in `folder`: agents by name with their owners, `options` as fleet_plan's. Everything ends with it."""
+    planned = fleet_plan(agents, "http://127.0.0.1", contributors=contributors, **options)
     keys = create_keys(folder, planned)
     addresses = tuple(key.identity.address for key in keys.values())
     async with (
@@ -381,8 +395,9 @@ async def fleet(folder: Path, agents: Mapping[str, str], *, contributors: int = 
         AsyncExitStack() as opened_later,
         MqttBus(BusSettings(broker_url, "witness")) as bus,
     ):
-        plan = fleet_plan(agents, chain.url, contributors=contributors)
+        plan = fleet_plan(agents, chain.url, contributors=contributors, **options)
         trust = await found(folder, plan, keys)
+        plan = replace(plan, policy=policy_of(plan, keys))
         witness = Witness()
         await bus.subscribe("#", witness.hear)
         dying = asyncio.create_task(children.first_death(), name="deaths")

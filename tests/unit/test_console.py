@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from msgspec.structs import replace
 from typer.testing import CliRunner, Result
 
 import gemel.__main__ as command
@@ -74,6 +75,14 @@ def test_audit_with_findings_is_status_1_and_names_file_round_and_device(monkeyp
     assert f"round 1, coordinator/rounds/000001/sum: is [not] the sum (device 0x{'ab' * 20})" in result.stdout
     assert "round 2, coordinator/rounds/000002/frames: not kept: no sum" in result.stdout
     assert "All holds" not in result.stdout
+
+
+def test_audit_names_what_the_policy_excepts_although_all_holds(monkeypatch, tmp_path):
+    excepted = replace(HOLDS, exceptions=("EXCEPTION: sums of two owners are opened. Allowed: the [board]",))
+    monkeypatch.setattr("gemel.console.auditor.verify.audit", lambda _: excepted)
+    result = run("audit", "verify", tmp_path)
+    assert result.exit_code == 0
+    assert "EXCEPTION: sums of two owners are opened. Allowed: the [board]\n" in result.stdout
 
 
 def test_audit_as_json_is_the_whole_report(monkeypatch, tmp_path):
@@ -194,6 +203,27 @@ def test_bad_plan_names_file_and_key(tmp_path):
     assert result.exit_code == 2
     assert result.stderr == f"gemel: {plan}: quorum: 1 to 3, the number of validators\n"
     assert not (tmp_path / "fleet").exists()
+
+
+def test_budget_of_a_plan_is_shown_with_its_exception(tmp_path):
+    path = tmp_path / "fleet.toml"
+    path.write_text(EXAMPLE_TOML)
+    done = run("budget", path, "--parameters", "37000")
+    assert done.exit_code == 0
+    assert "| bfv-packed | 8 | 4 | 1 | 37000 | 4 |" in done.stdout
+    assert "at most 100 % of a sum" in done.stdout
+    assert "EXCEPTION" not in done.stdout
+    exception = 'minimum_owners = 2\ntwo_owners_exception = "the board"'
+    path.write_text(EXAMPLE_TOML.replace("minimum_owners = 3", exception))
+    assert "EXCEPTION: sums of two owners are opened" in run("budget", path, "--parameters", "37000").stdout
+
+
+def test_budget_that_does_not_hold_is_one_line_and_status_2(tmp_path):
+    path = tmp_path / "fleet.toml"
+    path.write_text(EXAMPLE_TOML)
+    done = run("budget", path, "--parameters", "5000000")
+    assert done.exit_code == 2
+    assert "max_frame_bytes" in done.stderr
 
 
 def test_exporting_the_chain_of_no_fleet_is_status_2(tmp_path):

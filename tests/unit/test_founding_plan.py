@@ -6,10 +6,12 @@ import stat
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gemel.console.founding import AgentPlan, check_plan, create_keys, load_plan, owner_address
+from gemel.console.founding import policy_of as founded_policy
 from gemel.errors import ConfigError
-from tests.support.plans import EXAMPLE_TOML, plan_of
+from tests.support.plans import EXAMPLE_TOML, POLICY, plan_of
 
 
 def write(folder: Path, text: str) -> Path:
@@ -39,6 +41,10 @@ def test_example_plan_is_read(tmp_path):
         ("minimum_owners = 3", "minimum_owners = 2", "minimum_owners"),
         ("minimum_owners = 3", "minimum_owners = 5", "agents.owner: 5 distinct owners"),
         ("contributors = 4", "contributors = 2", "policy.sealing.contributors"),
+        ("contributors = 4", "contributors = 4\nlevels = 5", "levels"),
+        ("contributors = 4", "contributors = 4\nmax_share = 333333", "policy.sealing.max_share: at least 333334"),
+        ("minimum_owners = 3", 'minimum_owners = 3\ntwo_owners_exception = "me"', "two_owners_exception"),
+        ('owner = "bonn"', 'owner = "bonn"\ntrust = 1000001', "trust"),
         ("bits = 8", "bits = 32", "bits"),
         ("max_frame_bytes = 1000000", "max_frame_bytes = 100", "max_frame_bytes"),
         ('name = "gateway-2"', 'name = "gateway-1"', "gateway-1 is taken"),
@@ -73,6 +79,26 @@ def test_two_names_of_one_owner_count_once():
     agents = tuple(AgentPlan(f"gateway-{n}", "bonn" if n < 3 else "lyon") for n in range(1, 5))
     with pytest.raises(ConfigError, match=r"3 distinct owners .* 2 given"):
         check_plan(plan_of(agents=agents), "plan")
+
+
+def test_two_owners_may_found_a_fleet_where_somebody_has_allowed_it_and_said_so():
+    agents = (AgentPlan("gateway-1", "bonn"), AgentPlan("gateway-2", "lyon"))
+    policy = replace(POLICY, minimum_owners=2, two_owners_exception="the board, for the trial in May")
+    check_plan(plan_of(agents=agents, policy=policy), "plan")
+    with pytest.raises(ConfigError, match="3 distinct owners"):
+        check_plan(plan_of(agents=agents), "plan")
+    with pytest.raises(ConfigError, match="2 distinct owners"):
+        check_plan(plan_of(agents=agents[:1], policy=policy), "plan")
+
+
+def test_trust_of_an_agent_stands_in_the_policy_by_its_address(tmp_path):
+    agents = (*plan_of().agents[:3], AgentPlan("gateway-4", "graz", trust=250_000))
+    plan = plan_of(agents=agents)
+    keys = create_keys(tmp_path, plan)
+    policy = founded_policy(plan, keys)
+    assert policy.trust == {keys["gateway-4"].identity.address: 250_000}
+    assert policy.digest != POLICY.digest
+    assert founded_policy(plan_of(), keys) == POLICY
 
 
 def test_owner_by_name_has_one_address_and_an_address_stays_as_it_is():

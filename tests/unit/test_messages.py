@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gemel.errors import Malformed
 from gemel.wire import messages
@@ -52,7 +53,7 @@ def _value(info: msgspec.inspect.Type) -> object:
 def _scalar(info: msgspec.inspect.Type) -> object:
     match info:
         case msgspec.inspect.StrType(pattern=pattern):
-            lengths = (0, 42, 64, 130)  # free text, address, digest or key, signature
+            lengths = (1, 42, 64, 130)  # free text, address, digest or key, signature
             texts = ["0x".ljust(n, "a") if n == 42 else "a" * n for n in lengths]
             return next(text for text in texts if pattern is None or re.search(pattern, text))
         case msgspec.inspect.IntType(ge=least):
@@ -160,6 +161,32 @@ def test_policy_digest_is_that_of_its_canonical_form_and_of_every_field() -> Non
     assert msgspec.structs.replace(policy, max_frame_bytes=999).digest != policy.digest
     sealing = msgspec.structs.replace(policy.sealing, bits=8)
     assert msgspec.structs.replace(policy, sealing=sealing).digest != policy.digest
+
+
+@pytest.mark.parametrize(
+    ("owners", "exception"),
+    [(2, ""), (2, " \n"), (3, "the operator, for a trial"), (1, "the operator, for a trial"), (0, "")],
+)
+def test_fewer_than_three_owners_need_an_exception_that_says_who_allowed_it(owners: int, exception: str) -> None:
+    fields = msgspec.json.decode(encode(POLICY)) | {"minimum_owners": owners, "two_owners_exception": exception}
+    with pytest.raises(Malformed, match="minimum_owners"):
+        decode(Policy, msgspec.json.encode(fields))
+
+
+def test_one_time_keys_know_no_exception_for_two_owners() -> None:
+    sealing = replace(POLICY.sealing, scheme="one-time-keys")
+    with pytest.raises(ValueError, match="not under one-time-keys"):
+        Policy(sealing, POLICY.training, minimum_owners=2, max_frame_bytes=1, two_owners_exception="me")
+
+
+def test_exception_for_two_owners_is_part_of_the_digest_and_says_what_it_gives_up() -> None:
+    allowed = "operator of works, until the third plant joins"
+    policy = replace(POLICY, minimum_owners=2, two_owners_exception=allowed)
+    assert decode(Policy, encode(policy)) == policy
+    assert replace(policy, two_owners_exception="somebody else").digest != policy.digest
+    assert policy.exception.startswith("EXCEPTION: sums of two owners")
+    assert allowed in policy.exception
+    assert POLICY.exception == ""
 
 
 def test_weights_that_a_policy_does_not_use_leave_its_digest_as_it_was() -> None:

@@ -11,7 +11,7 @@ from gemel.wire import tensors
 from gemel.wire.types import NO_DIGEST, sha256
 
 NOT_COVERED = (
-    "round.json and measurement.json: the coordinator's own notes; what it claims has no vote",
+    "round.json, budget.md and measurement.json: the coordinator's own notes; what it claims has no vote",
     "reference sets: that a validator measured what it signed, only it can know",
 )
 

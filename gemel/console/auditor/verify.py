@@ -44,6 +44,7 @@ class AuditReport(msgspec.Struct, frozen=True):
     held: dict[str, int]  # by kind: how many things were checked and fit
     rounds: tuple[RoundVerdict, ...]
     lineage: tuple[Ancestor, ...]
+    exceptions: tuple[str, ...] = ()  # what the policy gives up of what sealing promises, and by whose word
 
     @property
     def holds(self) -> bool:
@@ -68,6 +69,7 @@ def audit(directory: Path) -> AuditReport:
         findings=tuple(book.findings),
         not_kept=tuple(book.not_kept),
         not_covered=NOT_COVERED,
+        exceptions=(evidence.policy.exception,) if evidence.policy.exception else (),
         held=dict(book.held),
         rounds=tuple(_verdict(number, line) for number, line in sorted(task.rounds.items())) if task else (),
         lineage=lineage_of(task) if task else (),

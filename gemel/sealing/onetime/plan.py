@@ -86,9 +86,19 @@ class Plan:
         return BODY_HEADER_BYTES + self.words * self.word_bytes
 
     @property
+    def bytes_per_parameter(self) -> float:
+        """Sealed bytes for each parameter, without letters (plain float32 is 4)."""
+        return self.body_bytes / self.parameters
+
+    @property
     def sum_bytes(self) -> int:
         """Length of a sum's body: exact."""
         return BODY_HEADER_BYTES + self.words * SUM_WORD_BYTES
+
+    @property
+    def step(self) -> float:
+        """One integer step, in units of the weighted update."""
+        return self.policy.clip / largest_value(self.policy.bits)
 
     @property
     def noise_margin_bits(self) -> float:
@@ -113,6 +123,21 @@ class Plan:
             raise ConfigError(
                 "policy", "max_frame_bytes", f"at least {self.body_bytes} for this model, got {max_frame_bytes}"
             )
+
+    TABLE_HEAD = (
+        "| scheme | bits | contributors | parameters | values a coefficient | noise margin, bits | sealed, bytes "
+        "| bytes a parameter | step | worst error |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    )
+
+    def table_line(self) -> str:
+        """This plan as a line under `TABLE_HEAD`; the error is for contributors that all have the cap's weight."""
+        policy = self.policy
+        return (
+            f"| {policy.scheme} | {policy.bits} | {policy.contributors} | {self.parameters} | {self.lanes} "
+            f"| {self.noise_margin_bits:.2f} | {self.body_bytes} | {self.bytes_per_parameter:.2f} "
+            f"| {self.step:.3g} | {self.step / 2:.3g} |"
+        )
 
 
 @lru_cache(maxsize=64)
