@@ -21,7 +21,7 @@ from gemel.wire.types import sha256
 LOOK_S = 1.0  # how soon a new link, or a first revision, is noticed
 SETTLE_S = 2.0  # after a new link: first the live state
 PAUSE_S = 0.1  # between two batches
-REFUSED_S = 60.0  # a broker or a registry that refuses is asked again so much later
+REFUSED_S = 60.0  # an asset that broker or registry refuse rests so long; others go on
 ANSWER_S, LONGEST_ANSWER_S = (
     5.0,
     60.0,
@@ -40,6 +40,7 @@ class Backfilling:
         self._sent = ""  # digest of the batch that waits for its answer
         self._answer: asyncio.Future[Answer] | None = None
         self._answer_s = ANSWER_S
+        self._rests_until_s: dict[str, float] = {}  # assets that were refused
 
     async def run(self) -> None:
         """Batch after batch, oldest first, for ever."""
@@ -54,10 +55,15 @@ class Backfilling:
                 if self._bus.connected and self._outbox.depth:
                     _log.info("sending what was kept", revisions=self._outbox.depth, dropped=self._outbox.dropped)
                 continue
-            elif (batch := await self._outbox.oldest(MAX_REVISIONS, BATCH_BYTES)) is not None:
+            elif (batch := await self._next()) is not None:
                 await self._clock.sleep(await self._send(batch))
                 continue
             await self._clock.sleep(LOOK_S)
+
+    async def _next(self) -> Batch | None:
+        now_s = self._clock.monotonic_s()
+        self._rests_until_s = {asset: until_s for asset, until_s in self._rests_until_s.items() if until_s > now_s}
+        return await self._outbox.oldest(MAX_REVISIONS, BATCH_BYTES, self._rests_until_s)
 
     async def _send(self, batch: Batch) -> float:
         """Send it, and forget it once a registry has it; returns how long to wait then."""
@@ -67,19 +73,22 @@ class Backfilling:
             _log.warning("not sent yet", why=str(error))
             return LOOK_S
         except BusRefused as error:  # a broker with rights from before there was a backfill
-            _log.error("the broker refuses the backfill", error=str(error), retry_s=REFUSED_S)
-            return REFUSED_S
+            return self._rest(batch.asset, str(error))
         if answer is None:
             self._answer_s = min(2 * self._answer_s, LONGEST_ANSWER_S)
             _log.info("no registry has taken it yet", asset=batch.asset, revisions=self._outbox.depth)
             return PAUSE_S
         if answer.refusal:
-            _log.error("the registry refuses the backfill", reason=answer.refusal, retry_s=REFUSED_S)
-            return REFUSED_S
+            return self._rest(batch.asset, answer.refusal)
         self._answer_s = ANSWER_S
         await self._outbox.forget(batch.numbers)
         if not self._outbox.depth:
             _log.info("the registry has everything that was kept")
+        return PAUSE_S
+
+    def _rest(self, asset: str, why: str) -> float:
+        _log.error("a backfill is refused", asset=asset, why=why, retry_s=REFUSED_S)
+        self._rests_until_s[asset] = self._clock.monotonic_s() + REFUSED_S
         return PAUSE_S
 
     async def _ask(self, batch: Batch) -> Answer | None:

@@ -7,7 +7,7 @@ what stays still spans the whole outage. How many went is counted, and told with
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -83,14 +83,18 @@ class Outbox:
 
         self.depth, self.dropped = await self._file.change(insert)
 
-    async def oldest(self, most: int, most_bytes: int) -> Batch | None:
-        """The oldest revisions of one twin: at most so many, and so many bytes unless one alone is larger."""
+    async def oldest(self, most: int, most_bytes: int, but_of: Collection[str] = ()) -> Batch | None:
+        """The oldest revisions of one twin, but of none of these assets.
+
+        At most so many, and so many bytes unless one alone is larger.
+        """
+        others = f"WHERE asset NOT IN ({', '.join('?' * len(but_of))})"
 
         def select(connection: sqlite3.Connection) -> list[tuple[str, int, int, bytes]]:
             return connection.execute(
-                "SELECT asset, number, at_ms, document FROM revisions"
-                " WHERE asset = (SELECT asset FROM revisions ORDER BY number LIMIT 1) ORDER BY number LIMIT ?",
-                (most,),
+                "SELECT asset, number, at_ms, document FROM revisions WHERE asset ="  # noqa: S608  question marks alone
+                f" (SELECT asset FROM revisions {others} ORDER BY number LIMIT 1) ORDER BY number LIMIT ?",
+                (*but_of, most),
             ).fetchall()
 
         rows = await self._file.read(select)

@@ -89,21 +89,20 @@ class Broker:
         self.failures: list[Exception] = []
         self.answer: Callable[[bytes], bytes | None] = backfill.answer_to
         self.sent: list[Backfill] = []
-        self._hear: Handler | None = None
+        self._handlers: dict[str, Handler] = {}
 
     async def subscribe(self, topic_filter: str, handler: Handler) -> None:
-        assert topic_filter == "gemel/v1/north/twin/press-1/backfill/answer"
-        assert self._hear is None
-        self._hear = handler
+        assert topic_filter not in self._handlers
+        self._handlers[topic_filter] = handler
 
     async def publish(self, topic: str, payload: bytes, **_: object) -> None:
-        assert topic == "gemel/v1/north/twin/press-1/backfill"
         if self.failures:
             raise self.failures.pop(0)
-        self.sent.append(backfill.from_json(payload))
-        assert self._hear is not None
+        sent = backfill.from_json(payload)
+        assert topic == f"gemel/v1/north/twin/{sent.asset}/backfill"
+        self.sent.append(sent)
         if (answer := self.answer(payload)) is not None:
-            await self._hear(BusMessage(f"{topic}/answer", answer))
+            await self._handlers[f"{topic}/answer"](BusMessage(f"{topic}/answer", answer))
 
     @property
     def versions(self) -> list[int]:
@@ -134,8 +133,9 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def test_what_was_kept_is_sent_once_there_is_a_link_and_again_where_the_broker_did_not_take_it(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(backfilling, "REFUSED_S", 0.01)
     broker = Broker()
     broker.connected = False
     broker.failures = [BusUnavailable("gone"), BusRefused("publish", "topic", 0x87, "Not authorized")]
@@ -174,12 +174,21 @@ async def test_answer_to_something_else_makes_it_forget_nothing(
         assert outbox.depth == 3
 
 
-async def test_refusal_of_a_registry_makes_it_forget_nothing_and_try_again(tmp_path: Path) -> None:
+async def test_refusal_of_a_registry_makes_it_forget_nothing_and_holds_up_no_other_twin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backfilling, "REFUSED_S", 0.01)
     broker = Broker()
-    broker.answer = lambda document: backfill.answer_to(document, "no room for one more machine" * 100)
+
+    def press_1_alone_is_refused(document: bytes) -> bytes:
+        refused = backfill.from_json(document).asset == "press-1"
+        return backfill.answer_to(document, "no room for one more machine" * 100 if refused else "")
+
+    broker.answer = press_1_alone_is_refused
     async with sending(tmp_path, broker, 3) as outbox:
-        await until(lambda: len(broker.sent) >= 2)
-        assert outbox.depth == 3
+        await outbox.keep([Kept(1, revision(1, asset="press-2"))])
+        await until(lambda: [part.asset for part in broker.sent].count("press-1") >= 2 and outbox.depth == 3)
+        assert await outbox.newest("press-2") is None
         broker.answer = backfill.answer_to
         await until(lambda: not outbox.depth)
 
