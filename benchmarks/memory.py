@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.schemes import CAP, CLIP, round_context, update_of
+from gemel.sealing.ckks.opener import CkksOpener
 from gemel.sealing.opener import Opener
 from gemel.sealing.ports import SummerPort
 from gemel.sealing.schemes import sealer_of, summer_of
@@ -47,7 +48,8 @@ class Spool:
         if self.scheme == "one-time-keys":
             context = round_context(PARAMETERS, [bytes([1]) * 32]).pack()
         else:
-            context = Opener.create(self.policy, PARAMETERS).public_context()
+            opener: type[Opener | CkksOpener] = CkksOpener if self.scheme == "ckks" else Opener
+            context = opener.create(self.policy, PARAMETERS).public_context()
         (self.folder / "context").write_bytes(context)
         zeros = np.zeros(PARAMETERS, np.float32)
         sealer = sealer_of(context, self.policy, PARAMETERS, NO_ADDRESS)

@@ -8,11 +8,13 @@ flat vector; NVFlare itself makes one ciphertext of each tensor and pays more.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import tenseal as ts
+from numpy.typing import NDArray
 
+from gemel.sealing.ckks.opener import CkksOpener
 from gemel.sealing.frames import OpenedSum
 from gemel.sealing.onetime.context import RoundContext
 from gemel.sealing.onetime.letters import KeyTotal, members_digest, parts_of, read_letter, sign_letter
@@ -21,19 +23,21 @@ from gemel.sealing.onetime.plan import RING_DEGREE
 from gemel.sealing.onetime.sealer import OneTimeSealer
 from gemel.sealing.onetime.summer import OneTimeSummer
 from gemel.sealing.opener import Opener
-from gemel.sealing.packing import Integers, quantise
+from gemel.sealing.packing import Integers, largest_value, quantise
 from gemel.sealing.ports import Member
-from gemel.sealing.sealer import Sealer
-from gemel.sealing.summer import Summer
+from gemel.sealing.schemes import sealer_of, summer_of
 from gemel.wire.boxes import box_key
 from gemel.wire.envelope import HEADER_BYTES
 from gemel.wire.identity import Identity
 from gemel.wire.messages import SealingPolicy
 from gemel.wire.tensors import Vector
-from gemel.wire.types import NO_DIGEST, sha256
+from gemel.wire.types import NO_ADDRESS, NO_DIGEST, sha256
 
 CLIP = 0.1
 CAP = 1000
+
+Doubles: TypeAlias = NDArray[np.float64]
+SchemeName = Literal["bfv-packed", "ckks"]
 
 
 class Size(NamedTuple):
@@ -59,6 +63,7 @@ class Sent(NamedTuple):
 
     body: bytes
     beside_bytes: int  # what travels beside the body
+    level: int = 1  # what the coordinator multiplies the ciphertext by
 
 
 class Scheme(Protocol):
@@ -66,13 +71,14 @@ class Scheme(Protocol):
 
     name: str
     bits: int
+    levels: int
     fetched_bytes: int  # by each agent, once a round
 
     def seal(self, agent: int, update: Vector) -> Sent:
         """What an agent does."""
         ...
 
-    def expected(self, update: Vector) -> Integers | Vector:
+    def expected(self, sent: Sent, update: Vector) -> Integers | Doubles:
         """What this update should add to the sum."""
         ...
 
@@ -80,49 +86,57 @@ class Scheme(Protocol):
         """What the coordinator does with one update, checks included."""
         ...
 
-    def open(self, contributors: int) -> Integers | Vector:
+    def open(self, contributors: int) -> Integers | Doubles:
         """Close the sum and open it, as whoever may."""
         ...
 
 
-class Packed:
-    """The default: BFV, several integers in a slot."""
+class KeyHeld:
+    """A scheme whose round key a custodian holds: the default, BFV, several integers in a slot, or CKKS.
 
-    name = "bfv-packed"
+    With levels, each update counts as 1, 2, ... up to so many, in turn.
+    """
 
-    def __init__(self, size: Size, bits: int) -> None:
-        self.bits = bits
+    def __init__(self, name: SchemeName, size: Size, bits: int, levels: int = 1) -> None:
+        self.name: str = name
+        self.bits, self.levels = bits, levels
         self._size = size
-        self._policy = SealingPolicy("bfv-packed", bits, CLIP, size.contributors, CAP)
-        self._opener = Opener.create(self._policy, size.parameters)
+        self._policy = SealingPolicy(name, bits, CLIP, size.contributors, CAP, levels)
+        opener: type[Opener | CkksOpener] = CkksOpener if name == "ckks" else Opener
+        self._opener = opener.create(self._policy, size.parameters)
         context = self._opener.public_context()
         self.fetched_bytes = len(context)
-        self._sealer = Sealer(context, self._policy, size.parameters)
-        self._summer = Summer(context, self._policy, size.parameters)
+        self._sealer = sealer_of(context, self._policy, size.parameters, NO_ADDRESS)
+        self._summer = summer_of(context, self._policy, size.parameters)
+        self._counted = 0
         self._zeros = np.zeros(size.parameters, np.float32)
 
-    def seal(self, agent: int, update: Vector) -> Sent:  # noqa: ARG002  only one-time keys ask who seals
+    def seal(self, agent: int, update: Vector) -> Sent:
         """See Scheme."""
-        return Sent(self._sealer.seal(update, CAP, self._zeros).body, HEADER_BYTES)
+        return Sent(self._sealer.seal(update, CAP, self._zeros).body, HEADER_BYTES, 1 + agent % self.levels)
 
-    def expected(self, update: Vector) -> Integers:
-        """See Scheme."""
-        return quantise(update, self._zeros, clip=CLIP, bits=self.bits, share=1.0).values
+    def expected(self, sent: Sent, update: Vector) -> Integers | Doubles:
+        """See Scheme. CKKS rounds nothing before it seals; in the same unit, steps of an opened sum."""
+        if self.name == "ckks":
+            step = CLIP / largest_value(self.bits)
+            return sent.level * np.clip(update.astype(np.float64), -CLIP, CLIP) / step
+        return sent.level * quantise(update, self._zeros, clip=CLIP, bits=self.bits, share=1.0).values
 
     def add(self, sent: Sent) -> None:
         """See Scheme."""
-        self._summer.add(sent.body)
+        self._summer.add(sent.body, sent.level)
+        self._counted += sent.level
 
-    def open(self, contributors: int) -> Integers:
+    def open(self, contributors: int) -> Integers:  # noqa: ARG002  a sum counts levels
         """See Scheme."""
-        opened = self._opener.open(self._summer.sum(), contributors)
+        opened = self._opener.open(self._summer.sum(), self._counted)
         return OpenedSum.parse(opened, self._policy, self._size.parameters).sums
 
 
 class OneTime:
     """One-time keys with shares to three custodians. Opening is two custodians' work on letters, and the sum's."""
 
-    name = "one-time-keys"
+    name, levels = "one-time-keys", 1
 
     def __init__(self, size: Size, bits: int) -> None:
         """One round: agents and custodians are made as they are needed."""
@@ -148,7 +162,7 @@ class OneTime:
         self._letters.append(letters)
         return Sent(sealed.body, HEADER_BYTES + sum(map(len, letters)))
 
-    def expected(self, update: Vector) -> Integers:
+    def expected(self, sent: Sent, update: Vector) -> Integers:  # noqa: ARG002  every update counts once
         """See Scheme."""
         return quantise(update, self._zeros, clip=CLIP, bits=self.bits, share=1.0).values
 
@@ -182,8 +196,7 @@ def round_context(parameters: int, secrets: Sequence[bytes]) -> RoundContext:
 class NVFlare:
     """NVFlare's homomorphic defaults. Its context, secret key left out, travels with every update."""
 
-    name = "nvflare-ckks"
-    bits = 32
+    name, bits, levels = "nvflare-ckks", 32, 1
 
     def __init__(self) -> None:
         self._context = ts.context(
@@ -201,20 +214,20 @@ class NVFlare:
         body = ts.ckks_vector(self._context, update.astype(np.float64)).serialize()
         return Sent(bytes(body), self._beside)
 
-    def expected(self, update: Vector) -> Vector:
+    def expected(self, sent: Sent, update: Vector) -> Doubles:  # noqa: ARG002  every update counts once
         """See Scheme."""
-        return update
+        return update.astype(np.float64)
 
     def add(self, sent: Sent) -> None:
         """See Scheme."""
         vector = ts.ckks_vector_from(self._server, sent.body)
         self._total = vector if self._total is None else self._total + vector
 
-    def open(self, contributors: int) -> Vector:  # noqa: ARG002  CKKS keeps no count
+    def open(self, contributors: int) -> Doubles:  # noqa: ARG002  CKKS keeps no count
         """See Scheme."""
         assert self._total is not None
         total = ts.ckks_vector_from(self._context, self._total.serialize())
-        return np.array(total.decrypt(), np.float32)
+        return np.array(total.decrypt(), np.float64)
 
 
 SYMMETRIC = ts.ENCRYPTION_TYPE.SYMMETRIC
