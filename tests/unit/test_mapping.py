@@ -62,6 +62,10 @@ def hear(topic: str, body: bytes, hearing: Hearing | None = None, now_ms: int = 
     return decoded
 
 
+def test_what_holds_for_an_edge_nodes_session_only_is_told_apart() -> None:
+    assert load_sensor_map(MAPPING.encode(), "sensors.toml").of_sessions == ("load",)
+
+
 def test_topic_names_asset_and_property_of_a_plain_number() -> None:
     decoded = hear("plant/Press 1/FS-1/value", b" 6.0\n")
     (reading,) = decoded.readings
