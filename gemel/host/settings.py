@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from gemel.adapters import key_files
 from gemel.adapters.mqtt_bus import BusSettings
+from gemel.adapters.secret_files import read_private
 from gemel.errors import ConfigError
 from gemel.host.logs import LogFormat, LogLevel
 from gemel.wire.types import Address
@@ -23,6 +24,7 @@ from gemel.wire.types import Address
 _Address = Annotated[Address, Field(pattern=r"^0x[0-9a-f]{40}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_PASSWORD_BYTES = 4096
 
 
 class Section(BaseModel):
@@ -48,13 +50,14 @@ class BusSection(Section):
     def settings(self, client_id: str) -> BusSettings:
         """For the adapter, with secrets from systemd's credentials where they are there (key_files.find).
 
-        Raises ConfigError for a password file that cannot be read, or a url that is none.
+        Raises ConfigError for a password file that cannot be read or that others can read, or a url that is none.
         """
         password = None
         if self.password_file is not None:
+            content = read_private(_secret(self.password_file), "bus: password_file", _PASSWORD_BYTES)
             try:
-                password = _secret(self.password_file).read_text().strip()
-            except (OSError, UnicodeDecodeError) as error:
+                password = content.decode().strip()
+            except UnicodeDecodeError as error:
                 raise ConfigError("bus", "password_file", f"a readable file ({error})") from error
         settings = BusSettings(
             url=self.url,

@@ -86,6 +86,7 @@ def test_file_that_is_missing_or_no_toml_is_named(file: Path) -> None:
 
 def test_bus_section_reads_its_password_and_refuses_a_url_that_is_none(file: Path, tmp_path: Path) -> None:
     (tmp_path / "password").write_text("secret\n")
+    (tmp_path / "password").chmod(0o600)
     file.write_text(f'state_dir = "a"\n[bus]\nusername = "x"\npassword_file = "{tmp_path}/password"\n')
     bus = ServiceSettings.load(file).bus.settings("x")
     assert bus.password == "secret"

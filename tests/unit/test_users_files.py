@@ -67,8 +67,19 @@ def test_file_with_such_content_is_one_line(tmp_path: Path, reader: str, content
 def test_password_file_that_is_no_text_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "password"
     path.write_bytes(CONTENTS[content])
+    path.chmod(0o600)
     with pytest.raises(ConfigError, match="bus: password_file"):
         BusSection(password_file=path).settings("x")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604])
+def test_password_file_open_to_others_is_refused_without_quoting_it(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "password"
+    path.write_text("hunter2")
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match=r"bus: password_file: readable by its owner only \(chmod 600\)") as refused:
+        BusSection(password_file=path).settings("x")
+    assert "hunter2" not in str(refused.value)
 
 
 def test_reference_set_whose_readings_are_not_finite_is_named(tmp_path: Path) -> None:
