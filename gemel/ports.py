@@ -264,7 +264,7 @@ class TwinStore(Protocol):
     async def history(
         self, site: str, asset: str, *, from_ms: Millis, to_ms: Millis, limit: int, after: Count = 0
     ) -> Sequence[TwinRevision]:
-        """At most `limit` revisions received in [from_ms, to_ms) and numbered above `after`, oldest first."""
+        """At most `limit` revisions received in [from_ms, to_ms) and numbered above `after`, by their numbers."""
         ...
 
     async def standing(self) -> tuple[Sequence[TwinRevision], Count]:
@@ -275,6 +275,14 @@ class TwinStore(Protocol):
         """What has happened since sequence `after`, in that order: at most `limit`, and at least one, for it waits.
 
         Twins that have changed, each as it stands; every event; agents that came or went, each as it is now.
+        """
+        ...
+
+    async def put_late(self, site: str, asset: str, revisions: Sequence[tuple[Millis, Twin]]) -> None:
+        """Add revisions to the past of a known twin, each with the time at which it arose. What stands stays.
+
+        They are numbered as they come, and `at_time` and `history` find them by their times. The same again changes
+        nothing. Raises KeyError for a machine that no twin is known of.
         """
         ...
 

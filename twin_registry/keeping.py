@@ -56,7 +56,7 @@ class Keeper:
             self._messages.labels("stored" if stored else "repeated", "ok").inc()
 
     async def hear_backfill(self, message: BusMessage) -> str:
-        """Revisions from while an agent was offline: their readings join the history, what stands stays.
+        """Revisions from while an agent was offline: they and their readings join the history, what stands stays.
 
         Returns when they are committed, with "", or why they are refused. Raises StoreUnavailable.
         """
@@ -67,6 +67,7 @@ class Keeper:
             newest = late.revisions[-1].twin
             if await self._store.twin(late.site, late.asset) is None:
                 await self._store.put(newest, self._clock.now_ms())
+            await self._store.put_late(late.site, late.asset, [(kept.at_ms, kept.twin) for kept in late.revisions])
             await self._store.put_samples(late.site, late.asset, _readings(kept.twin for kept in late.revisions))
         except PeerError as error:
             self._refuse(message, error)

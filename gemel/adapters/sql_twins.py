@@ -2,7 +2,8 @@
 
 Where things stand, and why:
 
-- `revisions` holds whole documents, appended, so that a batch of many machines touches few pages.
+- `revisions` holds whole documents, appended, so that a batch of many machines touches few pages. Those told later
+  (`late`) never stand.
 - `samples` holds what changed in them, one row a reading, by machine and source time: the rows of one update lie
   together. `minutes` gathers them later, by machine and property, which is how they are asked for.
 - `dirty_minutes` names the minutes that `minutes` does not hold yet, or no longer rightly; queries gather those from
@@ -43,7 +44,7 @@ CREATE TABLE IF NOT EXISTS twins (
     twin BIGINT PRIMARY KEY, site TEXT NOT NULL, asset TEXT NOT NULL, UNIQUE (site, asset));
 CREATE TABLE IF NOT EXISTS revisions (
     sequence {serial} PRIMARY KEY, twin BIGINT NOT NULL, number BIGINT NOT NULL, received_ms BIGINT NOT NULL,
-    document TEXT NOT NULL, UNIQUE (twin, number));
+    document TEXT NOT NULL, late INTEGER NOT NULL, UNIQUE (twin, number));
 CREATE INDEX IF NOT EXISTS revisions_by_time ON revisions (twin, received_ms);
 CREATE TABLE IF NOT EXISTS samples (
     twin BIGINT, time_ms BIGINT, property TEXT, value DOUBLE PRECISION, quality TEXT NOT NULL,
@@ -63,11 +64,14 @@ CREATE INDEX IF NOT EXISTS events_by_time ON events (received_ms, sequence);
 """
 
 _LOAD = """
-SELECT t.twin, t.site, t.asset, r.number, r.sequence, r.received_ms, r.document FROM twins t
-JOIN revisions r ON r.twin = t.twin AND r.number = (SELECT max(number) FROM revisions WHERE twin = t.twin)
+SELECT t.twin, t.site, t.asset, r.number, r.sequence, r.received_ms, r.document,
+    (SELECT max(number) FROM revisions WHERE twin = t.twin)
+FROM twins t JOIN revisions r ON r.twin = t.twin
+    AND r.number = (SELECT max(number) FROM revisions WHERE twin = t.twin AND late = 0)
 ORDER BY r.sequence
 """
 _REVISIONS = "SELECT received_ms, document, number, sequence FROM revisions WHERE twin = ?1 AND "
+_ADD_REVISION = "INSERT INTO revisions VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
 _GATHER = """
 INSERT INTO minutes
 SELECT g.twin, g.property, CAST(?2 AS BIGINT), g.readings, g.low, g.high, g.total, s.value, g.latest_ms FROM (
@@ -134,7 +138,8 @@ DELETE FROM samples WHERE twin = ?1 AND time_ms <= (
     SELECT time_ms FROM samples WHERE twin = ?1 ORDER BY time_ms DESC LIMIT 1 OFFSET ?2)
 """
 _OLD_MINUTES = "DELETE FROM minutes WHERE twin = ?1 AND minute_ms < ?2"
-_OLD_REVISIONS = "DELETE FROM revisions WHERE twin = ?1 AND received_ms < ?2 AND number < ?3"
+_OLD_REVISIONS = "DELETE FROM revisions WHERE twin = ?1 AND received_ms < ?2 AND number <> ?3"
+_MORE_REVISIONS = "DELETE FROM revisions WHERE twin = ?1 AND number <= ?2 AND number <> ?3"
 _MORE_EVENTS = """
 DELETE FROM events WHERE received_ms < ?1 OR sequence <= (
     SELECT sequence FROM events ORDER BY sequence DESC LIMIT 1 OFFSET ?2)
@@ -174,6 +179,7 @@ class SqlTwins:
         self._heads: Standing[tuple[str, str], _Head] = Standing()
         self._agents: Standing[tuple[str, str], AgentEntry] = Standing()
         self._sequence = self._last_twin = 0
+        self._last_number: dict[int, int] = {}  # of each machine's revisions, late ones included
         self._stored = 0  # the last sequence that is committed
         self._last_event = self._last_event_ms = 0
         self._changed = asyncio.Event()  # set, once, by the next commit that gave a sequence
@@ -189,9 +195,10 @@ class SqlTwins:
         self._heads.load(
             {
                 (site, asset): _Head(machine, number, sequence, received_ms, from_json(document.encode()))
-                for machine, site, asset, number, sequence, received_ms, document in heads
+                for machine, site, asset, number, sequence, received_ms, document, _ in heads
             }
         )
+        self._last_number = {machine: last for machine, *_, last in heads}
         self._last_twin = max((head.machine for head in self._heads.committed.values()), default=0)
         self._uncounted = dict.fromkeys(head.machine for head in self._heads.committed.values())
         agents = await self._database.fetch(
@@ -206,9 +213,9 @@ class SqlTwins:
             }
         )
         ((self._last_event, self._last_event_ms),) = await self._database.fetch(_LAST_EVENT)
-        last_head = max((head.sequence for head in self._heads.committed.values()), default=0)
+        ((last_revision,),) = await self._database.fetch("SELECT coalesce(max(sequence), 0) FROM revisions")
         last_agent = max((agent.sequence for agent in self._agents.committed.values()), default=0)
-        self._sequence = self._stored = max(last_head, last_agent, self._last_event)
+        self._sequence = self._stored = max(last_revision, last_agent, self._last_event)
 
     # --- twins ------------------------------------------------------------------------------------
 
@@ -230,8 +237,14 @@ class SqlTwins:
 
     async def at_time(self, site: str, asset: str, time_ms: int) -> TwinRevision | None:
         """As ports.TwinStore."""
+        head = self._heads.committed.get((site, asset))
+        # What was told later, by a clock that may be ahead, never takes the place of what stands.
         found = await self._revisions(
-            site, asset, "received_ms <= ?2 ORDER BY received_ms DESC, number DESC LIMIT 1", time_ms
+            site,
+            asset,
+            "received_ms <= ?2 AND (late = 0 OR ?2 < ?3) ORDER BY received_ms DESC, number DESC LIMIT 1",
+            time_ms,
+            0 if head is None else head.received_ms,
         )
         return found[0] if found else None
 
@@ -315,27 +328,51 @@ class SqlTwins:
             _make_room(self._heads, self._keep.machines)
             self._last_twin += 1
             batch.add("INSERT INTO twins VALUES (?1, ?2, ?3)", self._last_twin, *key)
-            previous, machine, revision = None, self._last_twin, 1
+            previous, machine = None, self._last_twin
         else:
             previous = head.twin
             if not supersedes(twin, previous):
                 return False
-            machine, revision, received_ms = head.machine, head.revision + 1, max(received_ms, head.received_ms)
-        sequence = self._number(batch)
+            machine, received_ms = head.machine, max(received_ms, head.received_ms)
+        revision, sequence = self._next_number(machine), self._number(batch)
         self._heads.plan(batch, key, _Head(machine, revision, sequence, received_ms, twin))
-        batch.add(
-            "INSERT INTO revisions VALUES (?1, ?2, ?3, ?4, ?5)",
-            sequence,
-            machine,
-            revision,
-            received_ms,
-            document.decode(),
-        )
+        batch.add(_ADD_REVISION, sequence, machine, revision, received_ms, document.decode(), 0)
         self._add_samples(batch, machine, _readings(previous, twin))
-        if revision > self._keep.revisions and revision % min(TRIM_EVERY, self._keep.revisions) == 0:
-            oldest = revision - self._keep.revisions
-            batch.add("DELETE FROM revisions WHERE twin = ?1 AND number <= ?2", machine, oldest)
+        if revision % min(TRIM_EVERY, self._keep.revisions) == 0:
+            self._plan_trim(machine, revision, batch)
         return True
+
+    async def put_late(self, site: str, asset: str, revisions: Sequence[tuple[int, Twin]]) -> None:
+        """As ports.TwinStore."""
+        head = self._heads.committed[site, asset]
+        told = {(at_ms, to_json(twin).decode()): None for at_ms, twin in revisions}
+        times = [at_ms for at_ms, _ in told]
+        known = await self._database.fetch(
+            "SELECT received_ms, document FROM revisions WHERE twin = ?1 AND received_ms >= ?2 AND received_ms <= ?3",
+            head.machine,
+            min(times, default=0),
+            max(times, default=0),
+        )
+        new = told.keys() - {(received_ms, document) for received_ms, document in known}
+        if new:
+            rows = [row for row in told if row in new]
+            await self._commits.change(partial(self._plan_late, (site, asset), rows))
+
+    def _plan_late(self, key: tuple[str, str], rows: Iterable[tuple[int, str]], batch: Batch) -> None:
+        head = self._heads.get(key)
+        assert head is not None
+        for at_ms, document in rows:
+            number = self._next_number(head.machine)
+            batch.add(_ADD_REVISION, self._number(batch), head.machine, number, at_ms, document, 1)
+        self._plan_trim(head.machine, head.revision, batch)
+
+    def _next_number(self, machine: int) -> int:
+        number = self._last_number[machine] = self._last_number.get(machine, 0) + 1
+        return number
+
+    def _plan_trim(self, machine: int, standing: int, batch: Batch) -> None:
+        if (oldest := self._last_number[machine] - self._keep.revisions) > 0:
+            batch.add(_MORE_REVISIONS, machine, oldest, standing)
 
     # --- readings ---------------------------------------------------------------------------------
 

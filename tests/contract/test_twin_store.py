@@ -275,6 +275,57 @@ async def test_readings_of_revisions_are_a_series_by_source_time(open_store: Ope
         assert len(await store.samples("north", "press-1", "TS1", from_ms=0, to_ms=9_999, limit=1)) == 1
 
 
+async def test_late_revisions_are_found_by_their_times_and_never_stand(open_store: Open) -> None:
+    async def versions_at(store: TwinStore, *times_ms: int) -> list[int | None]:
+        found = [await store.at_time("north", "press-1", time_ms) for time_ms in times_ms]
+        return [one.twin.version if one is not None else None for one in found]
+
+    async with open_store() as store:
+        await store.put(twin(1), 100)
+        await store.put(twin(9), 500)
+        late = [(200, twin(2)), (300, twin(3)), (900, twin(4))]  # the last one by a clock that is ahead of ours
+        for _ in range(2):
+            await store.put_late("north", "press-1", late)
+        await store.put_late("north", "press-1", [])
+        with pytest.raises(KeyError):
+            await store.put_late("north", "nobody", late)
+    async with open_store() as store:
+        assert await versions_at(store, 99, 100, 250, 499, 500, 1000) == [None, 1, 2, 3, 9, 9]
+        standing = await store.twin("north", "press-1")
+        assert standing is not None
+        assert (standing.twin.version, standing.received_ms) == (9, 500)
+        await store.put(twin(10), 1000)
+        kept = await everything(store)
+        assert [(r.revision, r.received_ms, r.twin.version) for r in kept] == [
+            (1, 100, 1),
+            (2, 500, 9),
+            (3, 200, 2),
+            (4, 300, 3),
+            (5, 900, 4),
+            (6, 1000, 10),
+        ]
+        third = await store.at_revision("north", "press-1", 3)
+        assert third is not None
+        assert third.twin.version == 2
+        await store.put_late("north", "press-1", [(400, twin(5))])  # after it has been opened again
+        assert [one.twin.version for one in await store.changes(0, 10)] == [10]  # nothing that readers live must hear
+
+
+async def test_late_revisions_count_for_the_bound_and_what_stands_outlives_them(open_store: Open) -> None:
+    async with open_store(revisions=10, revisions_ms=1000) as store:
+        await store.put(twin(100), 5000)
+        for batch in range(3):
+            await store.put_late("north", "press-1", [(batch * 10 + n, twin(batch * 10 + n)) for n in range(10)])
+        kept = await everything(store)
+        assert [r.twin.version for r in kept] == [100, *range(20, 30)]
+        await store.tidy(5000)  # the late ones are older than is kept
+        assert [r.twin.version for r in await everything(store)] == [100]
+    async with open_store(revisions=10) as store:
+        standing = await store.twin("north", "press-1")
+        assert standing is not None
+        assert standing.twin.version == 100
+
+
 async def test_late_readings_join_history_and_leave_the_twin_as_it_is(open_store: Open) -> None:
     async with open_store() as store:
         await store.put(twin(7, heard_ms=90_000), 90_000)

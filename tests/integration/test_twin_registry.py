@@ -123,6 +123,10 @@ async def test_backfill_becomes_history_and_events_are_stored_once(
     assert (await api.get(PRESS)).json()["twin"]["version"] == 9
     series = (await api.get(PRESS + "/series/TS1")).json()
     assert [sample["time_ms"] for sample in series["samples"]] == [3000, 4000, 9000]
+    then = (await api.get(PRESS + "?at=3")).json()["twin"]  # all of it: what the model said, and what was wrong
+    assert (then["version"], then["health"]["cooler"]["condition"]) == (3, "good")
+    page = (await api.get(PRESS + "/history")).json()["revisions"]
+    assert [one["twin"]["version"] for one in page] == [9, 3, 4]
     (stored,) = (await api.get("/events?site=north&asset=press-1")).json()["events"]
     assert (stored["document"]["id"], stored["document"]["event"]) == ("hot-1", "raised")
 
