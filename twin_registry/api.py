@@ -253,7 +253,7 @@ async def read_history(
     after: Number = 0,
     limit: Limit = 100,
 ) -> Response:
-    """A twin's revisions, oldest first."""
+    """A twin's revisions as the registry learnt of them; what an agent tells after an outage comes after it."""
     _require(visit.reader, site, asset)
     return _found(
         await visit.desk.library.revisions(site, asset, from_ms=from_, to_ms=to, after=after, limit=limit), "twin"
