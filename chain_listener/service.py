@@ -12,10 +12,10 @@ from gemel.errors import ChainReverted, Unavailable
 from gemel.exchange.chain_watch import RETRY_S, Parties
 from gemel.exchange.post import Post
 from gemel.ports import Chain, ChainEvent, Records, RoundState
-from gemel.wire.attestations import Vote
+from gemel.wire.attestations import Confirmation, Vote
 from gemel.wire.eip712 import task_id
 from gemel.wire.envelope import Envelope, Kind
-from gemel.wire.messages import Deployment, Installed, decode, encode
+from gemel.wire.messages import ConfirmedSum, Deployment, Installed, decode, encode
 from gemel.wire.types import Address
 
 _CURRENT = ("deployment", "current")
@@ -50,10 +50,29 @@ class ChainListener:
         """One contract event of our task."""
         if event.values.get("task") != task_id(self.post.trust.task):
             return
-        if event.name == "ModelAttested":
+        if event.name == "SumAttested":
+            await self._keep_confirmation(event)
+        elif event.name == "ModelAttested":
             await self._keep_vote(event)
         elif event.name == "RoundApproved":
             await self._announce(event)
+
+    async def _keep_confirmation(self, event: ChainEvent) -> None:
+        v = event.values
+        kind, key = f"confirmation/{v['round']}", str(v["validator"])
+        if event.retracted:
+            await self.records.drop(kind, key)
+            return
+        await self.records.put(kind, key, msgspec.json.encode(Confirmation(key, str(v["signature"]))))
+
+    async def _confirmed(self, round_: int) -> ConfirmedSum | None:
+        """How the sum of this round was confirmed; None for M0, which is no sum's."""
+        if round_ == 0:
+            return None
+        record = await self.chain.round(self.post.trust.task, round_)
+        kept = await self.records.items(f"confirmation/{round_}")
+        confirmations = tuple(msgspec.json.decode(raw, type=Confirmation) for _, raw in kept)
+        return ConfirmedSum(record.updates_root, record.sum_digest, record.owners, record.weight, confirmations)
 
     async def _keep_vote(self, event: ChainEvent) -> None:
         v = event.values
@@ -79,6 +98,7 @@ class ChainListener:
             accuracy=int(str(v["accuracy"])),
             transaction=event.transaction,
             block=event.block,
+            confirmed=await self._confirmed(round_),
         )
         current = await self._current()
         if current is None or current.body.deployment < body.deployment:
@@ -87,8 +107,9 @@ class ChainListener:
         elif current.body.deployment > body.deployment:
             return  # an event may come again after a crash; this one is history
         await self._publish(current.round, current.body)
-        for key, _ in await self.records.items(f"vote/{round_}"):
-            await self.records.drop(f"vote/{round_}", key)
+        for kind in (f"vote/{round_}", f"confirmation/{round_}"):
+            for key, _ in await self.records.items(kind):
+                await self.records.drop(kind, key)
         self._moved.set()
 
     async def _publish(self, round_: int, body: Deployment) -> None:

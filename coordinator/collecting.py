@@ -14,8 +14,9 @@ from gemel.exchange import admission
 from gemel.exchange.post import reason_of
 from gemel.ports import RoundState
 from gemel.sealing.work import check_body, sum_frames
+from gemel.wire import merkle
 from gemel.wire.envelope import Kind
-from gemel.wire.messages import Aggregate, Entry
+from gemel.wire.messages import Aggregate, Entry, Receipt
 from gemel.wire.reasons import Reason
 
 GRACE_S = 1.0  # a fetch begun after the deadline (after a crash) gets at least so long
@@ -89,8 +90,13 @@ async def anchor_sum(office: Office, round_: Round) -> Event:
 
 
 async def publish_aggregate(office: Office, round_: Round) -> None:
-    """Tell validators and custodian which frames are in which sum."""
+    """Tell validators and custodian which frames are in which sum, and each agent how to see that its own is."""
     assert round_.sum is not None
     weight = admission.weight_of(round_.included)
     aggregate = Aggregate(round_.included, round_.updates_root, round_.sum, weight)
     await office.announce(round_, office.post.topics.aggregate, Kind.AGGREGATE, aggregate, "aggregate")
+    paths = merkle.proofs([admission.leaf_of(entry) for entry in round_.included])
+    for entry in round_.included:
+        proof = tuple(sibling.hex() for sibling in paths[admission.leaf_of(entry)])
+        included = Receipt("included", transfer=entry.transfer.digest, level=entry.level, proof=proof)
+        await office.say_receipt(round_.number, entry.device, included)

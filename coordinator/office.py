@@ -100,6 +100,10 @@ class Office:
             receipt = Receipt("refused", reason_of(error), detail_of(error), transfer)
             log.warning("update refused", device=device, round=number, why=str(error))
         self.count_update(receipt.outcome, receipt.reason)
+        await self.say_receipt(number, device, receipt)
+
+    async def say_receipt(self, number: int, device: Address, receipt: Receipt) -> None:
+        """Send a device its receipt, as far as the broker takes it."""
         topic = self.post.topics.receipt(device)
         try:
             await self.post.say(topic, Kind.RECEIPT, encode(receipt), round_=number, expiry_s=RECEIPT_EXPIRY_S)

@@ -17,7 +17,7 @@ from gemel.ports import Records
 from gemel.wire import envelope, tensors
 from gemel.wire.attestations import check_quorum
 from gemel.wire.envelope import HEADER_BYTES, Envelope, Header, Kind
-from gemel.wire.messages import Deployment, Installed, decode, encode
+from gemel.wire.messages import ConfirmedSum, Deployment, Installed, decode, encode
 from gemel.wire.reasons import Reason
 
 PULL_S = 60.0
@@ -36,7 +36,7 @@ class Installer:
     records: Records
     model_in_use: ModelInUse
     task: Task
-    on_installed: Callable[[int], Awaitable[None]]  # with the round whose model it is
+    on_approved: Callable[[int, ConfirmedSum | None], Awaitable[None]]  # before it runs: its round, and that's sum
     note: Callable[..., None]  # fields for the agent's status
     _announced: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -93,8 +93,8 @@ class Installer:
             self._check_votes(message.header, deployment)
             data = await self.models.pull(deployment.model, deadline_s=PULL_S)
             self._check_model(data)
+            await self.on_approved(message.header.round, deployment.confirmed)
             await self.model_in_use.install(deployment.deployment, deployment.model, data)
-            await self.on_installed(message.header.round)
             log.info("model installed", deployment=deployment.deployment, model=deployment.model[:12])
             self.note(refusal="")
         await self._report(Installed(deployment.deployment, deployment.model, "installed"), message.header.round)

@@ -76,7 +76,7 @@ def join(
         records=records,
         model_in_use=model_in_use,
         task=task,
-        on_installed=participant.deployed,
+        on_approved=participant.approved,
         note=note,
     )
     return Learning(party, participant, installer)

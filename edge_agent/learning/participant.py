@@ -22,9 +22,10 @@ from gemel.exchange.post import Post
 from gemel.exchange.transfers import Transfers, describe
 from gemel.host.workers import WorkerDied, Workers
 from gemel.ports import Records
-from gemel.wire import boxes, envelope
+from gemel.wire import boxes, envelope, merkle
+from gemel.wire.attestations import SumAttestation, check_confirmed
 from gemel.wire.envelope import HEADER_BYTES, Envelope, Header, Kind
-from gemel.wire.messages import Commitment, Context, Entry, Invitation, Receipt, Roster, decode
+from gemel.wire.messages import Commitment, ConfirmedSum, Context, Entry, Invitation, Receipt, Roster, decode
 from gemel.wire.reasons import Reason
 from gemel.wire.tensors import Vector
 
@@ -39,6 +40,8 @@ class Pending(msgspec.Struct, frozen=True):
 
     round: int
     commitment: bytes  # packed
+    included: Receipt | None = None  # that it is in the sum: worth what its proof is
+    confirmed: ConfirmedSum | None = None  # the sum behind the model that was approved
 
 
 @dataclass(slots=True)
@@ -56,6 +59,7 @@ class Participant:
     state_dir: Path
     note: Callable[..., None]  # fields for the agent's status
     _invited: asyncio.Event = field(default_factory=asyncio.Event)
+    _fate: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the pending update: one step at a time
 
     async def listen(self) -> None:
         """Hear coordinator and custodian; call once."""
@@ -126,8 +130,8 @@ class Participant:
 
     async def _train(self, header: Header, invitation: Invitation) -> Commitment | None:
         """Train and seal; None where there is nothing to train on yet."""
+        base = await self.model_in_use.wait_for(header.base)  # with it came the last update's fate
         await self._forget_pending()
-        base = await self.model_in_use.wait_for(header.base)
         context = await self._context(header.round, invitation)
         job = await self._job(header, invitation, base, context)
         if job is None:
@@ -213,17 +217,19 @@ class Participant:
 
     async def _on_receipt(self, message: Envelope) -> None:
         receipt = decode(Receipt, message.body)
-        outcome = receipt.outcome if receipt.outcome == "accepted" else f"refused: {receipt.reason} {receipt.detail}"
+        outcome = receipt.outcome if receipt.outcome != "refused" else f"refused: {receipt.reason} {receipt.detail}"
         log.info("receipt", round=message.header.round, outcome=outcome)
-        stored = await self.records.get(_KIND, "pending")
-        pending = None if stored is None else msgspec.json.decode(stored, type=Pending)
-        if pending is None or Commitment.parse(pending.commitment).transfer.digest != receipt.transfer:
-            return  # for what somebody else said in our name; a commitment of ours that fails is not on the roster
-        self.note(round=pending.round, participation=outcome.strip())
-        if receipt.outcome == "refused":
-            await self._forget_pending()
+        async with self._fate:
+            pending = await self._pending()
+            if pending is None or Commitment.parse(pending.commitment).transfer.digest != receipt.transfer:
+                return  # for what somebody else said in our name; a commitment that fails is not on the roster
+            self.note(round=pending.round, participation=outcome.strip())
+            if receipt.outcome == "refused":
+                await self._forget_pending()
+            elif receipt.outcome == "included":
+                await self._settle(msgspec.structs.replace(pending, included=receipt))
 
-    # --- rounding residuals: they advance only with an update that entered a model -------------------
+    # --- rounding residuals: they advance only with an update that is proven to have entered a model ---
 
     def _residual_file(self, name: str) -> Path:
         return self.state_dir / f"residual-{name}.npy"
@@ -255,13 +261,47 @@ class Participant:
         await asyncio.to_thread(self._frame_file.unlink, missing_ok=True)
         await self.records.drop(_KIND, "pending")
 
-    async def deployed(self, round_: int) -> None:
-        """The model of `round_` is installed: if our update is in it, its residual counts from now on."""
+    async def _pending(self) -> Pending | None:
         stored = await self.records.get(_KIND, "pending")
-        if stored is not None and msgspec.json.decode(stored, type=Pending).round == round_:
-            pending, kept = self._residual_file("pending"), self._residual_file("kept")
-            await asyncio.to_thread(pending.replace, kept)
-            await self._forget_pending()
+        return None if stored is None else msgspec.json.decode(stored, type=Pending)
+
+    async def approved(self, round_: int, confirmed: ConfirmedSum | None) -> None:
+        """The model of `round_` is approved, and stands on this sum: if our update is in it, its residual counts."""
+        async with self._fate:
+            pending = await self._pending()
+            if pending is not None and pending.round == round_ and confirmed is not None:
+                await self._settle(msgspec.structs.replace(pending, confirmed=confirmed))
+
+    async def _settle(self, pending: Pending) -> None:
+        """Advance the residual once validators' confirmation and the way from our update to it are both here.
+
+        Whichever comes last. What is missing, or does not hold, leaves the residual as it was: rounding is then
+        repaid twice at worst, by half a step.
+        """
+        await self.records.put(_KIND, "pending", msgspec.json.encode(pending))
+        if pending.included is None or pending.confirmed is None:
+            return
+        try:
+            self._check_included(pending, pending.included, pending.confirmed)
+        except Refused as error:
+            log.warning("our update is not proven to be in the model", round=pending.round, why=str(error))
+            self.note(round=pending.round, participation=str(error))
+            return
+        residual, kept = self._residual_file("pending"), self._residual_file("kept")
+        if residual.exists():  # it is the kept one already, where a crash came between these two steps
+            await asyncio.to_thread(residual.replace, kept)
+        await self._forget_pending()
+
+    def _check_included(self, pending: Pending, included: Receipt, confirmed: ConfirmedSum) -> None:
+        """Raises Refused unless a quorum of pinned validators confirmed a sum with our update in it."""
+        trust, update = self.post.trust, Header.parse(Commitment.parse(pending.commitment).update_header)
+        attested = SumAttestation(
+            trust.task, pending.round, confirmed.updates_root, confirmed.sum, confirmed.owners, confirmed.weight
+        )
+        check_confirmed(trust.domain, attested, confirmed.confirmations, trust.validator_addresses, trust.quorum)
+        leaf = merkle.leaf(update.sender, update.body_digest, update.weight, included.level)
+        if not merkle.verify(confirmed.updates_root, leaf, [bytes.fromhex(each) for each in included.proof]):
+            raise Refused(Reason.NO_COMMITMENT, "the proof does not lead from our update to the confirmed root")
 
 
 def _own_seed(seed: int, address: str) -> int:

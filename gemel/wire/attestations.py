@@ -89,9 +89,30 @@ class Vote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signature: Signature
 
 
+class Confirmation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A validator's signed word that a sum is what it recomputed, as deployment messages carry it."""
+
+    validator: Address
+    signature: Signature
+
+
 def attest(attestation: SumAttestation | ModelAttestation, domain: Domain, validator: Identity) -> bytes:
     """The validator's 65-byte signature over an attestation."""
     return validator.sign(attestation.hash(domain))
+
+
+def check_confirmed(
+    domain: Domain,
+    confirmed: SumAttestation,
+    confirmations: Iterable[Confirmation],
+    validators: Mapping[Address, object] | frozenset[Address],
+    quorum: int,
+) -> None:
+    """Raises Refused(no_quorum) unless `quorum` distinct pinned validators confirmed exactly this sum."""
+    signed = confirmed.hash(domain)
+    found = {c.validator for c in confirmations if recover(signed, bytes.fromhex(c.signature)) == c.validator}
+    if len(found & set(validators)) < quorum:
+        raise Refused(Reason.NO_QUORUM, f"{len(found & set(validators))} confirmations of the sum, {quorum} needed")
 
 
 def check_quorum(

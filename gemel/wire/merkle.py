@@ -41,7 +41,10 @@ def root(leaves: Sequence[bytes]) -> Digest:
 def proof(leaves: Sequence[bytes], member: bytes) -> list[bytes]:
     """The sibling hashes from `member` up to the root. Raises ValueError if it is not among the leaves."""
     levels = _levels(leaves)
-    index = levels[0].index(member)
+    return _path(levels, levels[0].index(member))
+
+
+def _path(levels: list[list[bytes]], index: int) -> list[bytes]:
     path = []
     for row in levels[:-1]:
         sibling = index ^ 1
@@ -49,6 +52,12 @@ def proof(leaves: Sequence[bytes], member: bytes) -> list[bytes]:
             path.append(row[sibling])
         index //= 2
     return path
+
+
+def proofs(leaves: Sequence[bytes]) -> dict[bytes, list[bytes]]:
+    """`proof` for every leaf, at the price of one tree. Raises ValueError without leaves."""
+    levels = _levels(leaves)
+    return {member: _path(levels, index) for index, member in enumerate(levels[0])}
 
 
 def verify(expected_root: Digest, member: bytes, path: Sequence[bytes]) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from gemel.errors import Malformed
-from gemel.wire.attestations import Vote
+from gemel.wire.attestations import Confirmation, Vote
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import HEADER_BYTES
 from gemel.wire.types import NO_DIGEST, Address, BoxKey, Count, Digest, Millis, Ppm, sha256
@@ -180,12 +180,15 @@ class Receipt(Body, frozen=True):
     """What became of a commitment or a frame. Only for a listed frame does it name the transfer.
 
     Whoever says nonsense in another's name has the coordinator send that other a refusal: it must not act on it.
+    That an update is included says `proof`, not the coordinator: it leads to the root that validators confirmed.
     """
 
-    outcome: Literal["accepted", "refused"]
+    outcome: Literal["accepted", "refused", "included"]
     reason: str = ""
     detail: str = ""
     transfer: Digest = NO_DIGEST
+    level: Annotated[int, msgspec.Meta(ge=0, le=MOST_LEVELS)] = 0  # included: at this level
+    proof: tuple[Digest, ...] = ()  # included: the way from its Merkle leaf to the updates' root
 
 
 class Aggregate(Body, frozen=True):
@@ -211,6 +214,16 @@ class Candidate(Body, frozen=True):
     transfer: Transfer
 
 
+class ConfirmedSum(Body, frozen=True):
+    """The sum behind a model, as a quorum of validators confirmed it: what SumAttestation says, and who signed it."""
+
+    updates_root: Digest
+    sum: Digest
+    owners: Count
+    weight: Count
+    confirmations: tuple[Confirmation, ...]
+
+
 class Deployment(Body, frozen=True):
     """What the chain approved: the header's round. Valid only with a quorum of pinned validators' votes."""
 
@@ -221,6 +234,7 @@ class Deployment(Body, frozen=True):
     accuracy: Ppm  # the stake's median, as the contract computed it
     transaction: Digest
     block: Count
+    confirmed: ConfirmedSum | None = None  # M0 is no sum's
 
 
 class ModelOffer(Body, frozen=True):

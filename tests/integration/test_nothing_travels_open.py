@@ -160,6 +160,7 @@ def test_nonsense_in_an_agents_name_costs_it_nothing(witnessed_round: WitnessedR
         assert {(receipt.outcome, receipt.reason) for receipt in receipts} == {
             ("refused", Reason.BAD_SIGNATURE),
             ("accepted", ""),
+            ("included", ""),
         }
 
 

@@ -8,7 +8,7 @@ from eth_hash.auto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemel.wire.merkle import leaf, proof, root, verify
+from gemel.wire.merkle import leaf, proof, proofs, root, verify
 
 LEAVES = st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=40, unique=True)
 
@@ -30,6 +30,11 @@ def test_every_leaf_proves_itself_to_us_and_to_openzeppelin(leaves: list[bytes],
     assert verify(top, member, path)
     assert openzeppelin_verify(path, bytes.fromhex(top), member)
     assert len(path) <= (len(leaves) - 1).bit_length()
+
+
+@given(LEAVES)
+def test_proofs_of_all_leaves_are_those_of_each(leaves: list[bytes]) -> None:
+    assert proofs(leaves) == {member: proof(leaves, member) for member in leaves}
 
 
 @given(LEAVES, st.data())
