@@ -5,7 +5,8 @@
 
 Who asks is what the topic says, and the broker lets each user write under its own name and its own sites only. So
 the answer shows that site and no other, and goes to that user's response topic whatever Response-Topic is named.
-Live updates need no question: the twins themselves are on the bus.
+Live updates need no question: the twins themselves are on the bus. In place of an answer larger than MAX_ANSWER_BYTES
+there is a problem (413) that says to ask for less at a time.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from gemel.errors import BusRefused, BusUnavailable, Malformed
 from gemel.ports import Bus, BusMessage
 from gemel.wire import topics
 from gemel.wire.messages import decode
-from twin_registry.api import READER_IN_SCOPE
+from twin_registry.api import READER_IN_SCOPE, Problem
 from twin_registry.tokens import Reader
 
 AT_WORK = 8  # questions at a time
+MAX_ANSWER_BYTES = 1_000_000  # brokers drop what is too large for them, and say nothing
 _log = structlog.get_logger("gemel.registry")
 
 
@@ -59,7 +61,7 @@ class Answerer:
         try:
             question = decode(Question, message.payload)
         except Malformed as error:
-            answer = Answer(400, msgspec.Raw(msgspec.json.encode({"detail": str(error)})))
+            answer = _problem(400, str(error))
         else:
             answer = await ask(self._app, question.get, Reader(f"{user} (bus)", frozenset({f"read:{site}/*"})))
         try:
@@ -74,26 +76,42 @@ class Answerer:
 
 
 async def ask(app: FastAPI, path: str, reader: Reader) -> Answer:
-    """A GET, asked of the application for `reader`, in this process (ASGI 3)."""
+    """A GET, asked of the application for `reader`, in this process (ASGI 3). Never raises."""
     path, _, query = path.partition("?")
-    if path == "/live":
-        return Answer(404, msgspec.Raw(b'{"detail":"subscribe to the twins themselves"}'))
+    place = unquote(path)
+    if place == "/live":
+        return _problem(404, "subscribe to the twins themselves")
     scope: dict[str, Any] = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
-        "path": unquote(path), "raw_path": path.encode(), "query_string": query.encode(),
+        "path": place, "raw_path": path.encode(), "query_string": query.encode(),
         "root_path": "", "headers": [], "client": None, "server": None, READER_IN_SCOPE: reader,
     }  # fmt: skip
     status, body = 500, b""
+    asked = False
 
     async def receive() -> dict[str, Any]:
+        nonlocal asked
+        if asked:
+            return {"type": "http.disconnect"}
+        asked = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(event: Any) -> None:
         nonlocal status, body
         if event["type"] == "http.response.start":
             status = event["status"]
-        else:
+        elif len(body) <= MAX_ANSWER_BYTES:
             body += event.get("body", b"")
 
-    await app(scope, receive, send)
+    try:
+        await app(scope, receive, send)
+    except Exception as error:  # noqa: BLE001  it has answered 500; over HTTP its server goes on, and so do we
+        _log.error("fault while answering", path=path, error=repr(error))
+        _log.debug("traceback", exc_info=error)
+    if len(body) > MAX_ANSWER_BYTES:
+        return _problem(413, f"more than {MAX_ANSWER_BYTES} bytes: ask for less at a time (limit, from, to)")
     return Answer(status, msgspec.Raw(body or b"null"))
+
+
+def _problem(status: int, detail: str) -> Answer:
+    return Answer(status, msgspec.Raw(msgspec.json.encode(Problem.of(status, detail))))

@@ -27,7 +27,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Self, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
@@ -77,6 +77,11 @@ class Problem(msgspec.Struct, frozen=True):
     title: str
     status: int
     detail: str
+
+    @classmethod
+    def of(cls, status: int, detail: str) -> Self:
+        """Of no other kind than its status says."""
+        return cls("about:blank", HTTPStatus(status).phrase, status, detail)
 
 
 class Assets(msgspec.Struct, frozen=True):
@@ -588,8 +593,9 @@ async def _body(request: Request) -> bytes:
 
 
 def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    problem = Problem("about:blank", HTTPStatus(status).phrase, status, detail)
-    return Response(msgspec.json.encode(problem), status, headers, media_type="application/problem+json")
+    return Response(
+        msgspec.json.encode(Problem.of(status, detail)), status, headers, media_type="application/problem+json"
+    )
 
 
 def _tell_errors(app: FastAPI) -> None:

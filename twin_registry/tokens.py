@@ -1,5 +1,7 @@
 """Who may read what, by token. The file holds only digests of the tokens, and only its owner may read it (0600).
 
+Under systemd, `LoadCredential=` hands the service a copy (gemel/adapters/key_files.py).
+
     [[token]]
     name = "wallboard"                       # stands in the log of reads
     sha256 = "…64 hex…"                      # of the token
@@ -12,6 +14,7 @@ of reads). A new token: python -m twin_registry.tokens wallboard 'read:north/*'
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import sys
 import tomllib
@@ -71,7 +74,7 @@ class Tokens:
     def load(cls, file: Path) -> Tokens:
         """Raises ConfigError for a file that others may read, or that is not of its form."""
         try:
-            if file.stat().st_mode & 0o077:
+            if file.stat().st_mode & _others(file):
                 raise ConfigError(str(file), "mode", "0600: nobody but its owner may read it")
             return cls(msgspec.convert(tomllib.loads(file.read_text()), _File).token)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
@@ -80,6 +83,13 @@ class Tokens:
     def reader(self, token: str) -> Reader | None:
         """Who holds this token. Tokens are random, so a look-up by digest tells an eavesdropper of time nothing."""
         return self._readers.get(digest(token))
+
+
+def _others(file: Path) -> int:
+    """The bits that nobody else's may be. systemd lets a service read a credential by an ACL, and its mask shows as
+    the group's bits though the group may not: there they say nothing.
+    """
+    return 0o007 if str(file.parent) == os.environ.get("CREDENTIALS_DIRECTORY") else 0o077
 
 
 def digest(token: str) -> Digest:

@@ -566,4 +566,4 @@ def _readings(previous: Twin | None, twin: Twin) -> Iterable[tuple[str, Sample]]
 
 def _make_room(standing: Standing[tuple[str, str], _Head] | Standing[tuple[str, str], AgentEntry], most: int) -> None:
     if len(standing) >= most:
-        raise Refused(Reason.TOO_LARGE, f"{len(standing)} are kept already")
+        raise Refused(Reason.TOO_LARGE, f"{len(standing)} are kept already, and no more than {most}: max_machines")

@@ -15,6 +15,12 @@
     gemel_drifts_total{kind}             counter    drifts that an agent found: of an input, of the error
     gemel_round_requests_total{outcome}  counter    an agent's requests for rounds: asked, and their answers
     gemel_registry_messages_total{outcome,reason}  counter  what the twin registry heard
+    gemel_registry_commit_seconds        histogram  how long the registry's transactions take
+    gemel_registry_commit_wait_seconds   histogram  from the first change of a commit to its end: the age of an answer
+    gemel_registry_commit_changes        histogram  how many changes share a commit
+    gemel_registry_rows_total            counter    rows that the registry has written: history, and the log of reads
+    gemel_registry_waiting_seconds       gauge      the lag: for how long the oldest uncommitted change waits
+    gemel_registry_live_readers          gauge      who listens to /live
     gemel_chain_lag_blocks               gauge      blocks between the chain's head and what a service has finished
     gemel_loop_lag_seconds               histogram  how late the event loop wakes a sleeper
     gemel_mqtt_reconnects_total          counter    links to the broker after the first attempt
@@ -29,7 +35,7 @@ What only some services have is registered by its first use, so that nobody show
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 
@@ -42,6 +48,7 @@ from gemel.adapters.mqtt_bus import BusCounts
 
 _PHASE_S = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600)
 _LATENCY_S = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
+_BATCH = (1, 3, 10, 30, 100, 250)
 
 
 class Metrics:
@@ -120,6 +127,39 @@ class Metrics:
             ["outcome", "reason"],
             registry=self.registry,
         )
+
+    @cached_property
+    def registry_commit_s(self) -> Histogram:
+        """The twin registry's."""
+        return self._histogram("gemel_registry_commit_seconds", "Duration of a transaction.", _LATENCY_S)
+
+    @cached_property
+    def registry_commit_wait_s(self) -> Histogram:
+        """The twin registry's."""
+        return self._histogram("gemel_registry_commit_wait_seconds", "From the first change to the end.", _LATENCY_S)
+
+    @cached_property
+    def registry_commit_changes(self) -> Histogram:
+        """The twin registry's."""
+        return self._histogram("gemel_registry_commit_changes", "Changes that share a commit.", _BATCH)
+
+    @cached_property
+    def registry_rows(self) -> Counter:
+        """The twin registry's."""
+        return Counter("gemel_registry_rows", "Rows written.", registry=self.registry)
+
+    @cached_property
+    def registry_waiting_s(self) -> Gauge:
+        """The twin registry's."""
+        return Gauge("gemel_registry_waiting_seconds", "Age of the oldest waiting change.", registry=self.registry)
+
+    @cached_property
+    def registry_live_readers(self) -> Gauge:
+        """The twin registry's."""
+        return Gauge("gemel_registry_live_readers", "Readers of live changes.", registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, text, buckets=buckets, registry=self.registry)
 
     @cached_property
     def chain_lag_blocks(self) -> Gauge:

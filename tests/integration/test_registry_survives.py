@@ -16,7 +16,7 @@ from gemel.ports import BusMessage
 from gemel.twin.state import Property, Quality, blank, to_json
 from gemel.wire import topics
 from tests.support.brokers import mosquitto
-from tests.support.services import Registry, running
+from tests.support.services import Registry, running, scrape
 
 UPDATES = 600
 MACHINES = 3
@@ -58,6 +58,12 @@ async def test_killed_again_and_again_it_loses_nothing_and_answers_over_the_bus(
                     answer = await http.get(f"/twins/north/{asset}/history?limit=1000")
                     versions = [r["twin"]["version"] for r in answer.json().get("revisions", [])]
             assert versions == list(range(1, UPDATES // MACHINES + 1))
+
+        commits = await scrape(registry.metrics_port, "gemel_registry_commit_seconds_count")
+        shared = await scrape(registry.metrics_port, "gemel_registry_commit_changes_sum")
+        assert 0 < commits <= shared <= await scrape(registry.metrics_port, "gemel_registry_rows_total")
+        assert await scrape(registry.metrics_port, "gemel_registry_commit_wait_seconds_count") == commits
+        assert await scrape(registry.metrics_port, "gemel_registry_waiting_seconds") < 5
 
         await gateway.subscribe(topics.query_response("north", "wallboard"), answered.put)
         question = json.dumps({"get": "/twins/north/press-0?revision=7"}).encode()

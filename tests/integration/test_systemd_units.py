@@ -13,8 +13,10 @@ import msgspec
 import pytest
 
 from gemel.adapters import key_files
+from gemel.errors import ConfigError
 from tests.support.parties import TRUST
 from tests.support.plans import POLICY
+from twin_registry.tokens import Tokens
 
 REPOSITORY = Path(__file__).parents[2]
 UNITS = REPOSITORY / "deploy" / "systemd"
@@ -145,6 +147,9 @@ def install(name: str, root: Path) -> dict[str, Path]:
         credentials[credential_name] = root / "credentials" / credential_name
     if "key.json" in credentials:
         key_files.create(credentials["key.json"])
+    if "tokens.toml" in credentials:
+        credentials["tokens.toml"].write_text("")  # nobody has a token yet
+        credentials["tokens.toml"].chmod(0o600)
     for tls in ("tls.pem", "tls.key"):
         credentials[tls].write_text("not PEM")
     return credentials
@@ -179,3 +184,26 @@ def test_service_takes_the_example_configuration_and_its_keys_from_the_units_cre
     assert f"{credentials['tls.pem']}, {credentials['tls.key']}" in ended.stderr
     (state,) = settings(UNITS / name)["StateDirectory"]
     assert (tmp_path / "var" / "lib" / state.replace("%i", INSTANCE)).is_dir()
+
+
+def test_registry_takes_its_tokens_from_the_units_credentials(tmp_path: Path) -> None:
+    credentials = install("gemel-twin-registry.service", tmp_path)
+    credentials["tokens.toml"].write_text("token = 3")
+    ended = start("gemel-twin-registry.service", tmp_path)
+    assert ended.returncode == 2, ended.stderr
+    assert f"{credentials['tokens.toml']}: token: [[token]] with name, sha256 and scopes" in ended.stderr
+
+
+def test_credential_that_an_acl_opens_for_the_service_is_no_open_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "tokens.toml"
+    file.write_text("")
+    file.chmod(0o440)  # the mask of systemd's ACL shows as the group's bits
+    with pytest.raises(ConfigError, match="0600"):
+        Tokens.load(file)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    Tokens.load(file)
+    file.chmod(0o444)
+    with pytest.raises(ConfigError, match="0600"):
+        Tokens.load(file)

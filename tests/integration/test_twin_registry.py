@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
+from structlog.testing import capture_logs
 
 from gemel.adapters.clock import FakeClock
 from gemel.adapters.registry_stores import RegistryStores, open_stores
@@ -30,11 +32,11 @@ from gemel.twin.backfill import to_json as backfill_to_json
 from gemel.twin.state import blank, to_json
 from gemel.wire import merkle, topics
 from tests.support.registry_api import alert, app_of, client_of, problem, twin
-from twin_registry import access_log
+from twin_registry import access_log, answering
 from twin_registry.answering import Answerer
 from twin_registry.api import OPEN_PATHS, make_app
 from twin_registry.keeping import Keeper
-from twin_registry.tokens import Token, Tokens, digest
+from twin_registry.tokens import Reader, Token, Tokens, digest
 
 PRESS = "/twins/north/press-1"
 
@@ -94,15 +96,22 @@ async def test_whatever_is_published_is_stored_or_counted_and_never_raised(
     assert sum(s.value for s in family.samples if s.name.endswith("_total")) == len(messages)
 
 
-async def test_machine_beyond_the_bound_is_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
+async def test_machines_by_the_thousand_end_at_the_bound_with_one_word_and_the_rest_goes_on(tmp_path: Path) -> None:
     metrics = Metrics("test")
-    async with open_stores(f"sqlite:///{tmp_path}/twins.sqlite", Keep(machines=1)) as stores:
+    async with open_stores(f"sqlite:///{tmp_path}/twins.sqlite", Keep(machines=100)) as stores:
         keeper = Keeper(stores.twins, FakeClock(), metrics.registry_messages)
-        for asset in ("a", "b", "a"):
-            await keeper.hear_twin(BusMessage(topics.twin_state("north", asset), to_json(blank("north", asset))))
-        assert [entry.asset for entry in await stores.twins.twins()] == ["a"]
+        names = [f"a-{number:04}" for number in range(1000)]
+        with capture_logs() as said:
+            for version in (1, 2):
+                for asset in names:
+                    message = BusMessage(topics.twin_state("north", asset), to_json(twin(version, asset)))
+                    await keeper.hear_twin(message)
+        assert [(e.asset, e.version) for e in await stores.twins.twins()] == [(name, 2) for name in names[:100]]
     refused = {"outcome": "refused", "reason": "too_large"}
-    assert metrics.registry.get_sample_value("gemel_registry_messages_total", refused) == 1
+    assert metrics.registry.get_sample_value("gemel_registry_messages_total", refused) == 2 * 900
+    (word,) = (line for line in said if line["log_level"] == "warning")
+    assert word["topic"] == topics.twin_state("north", "a-0100")
+    assert "no more than 100: max_machines" in word["error"]
 
 
 async def test_message_is_not_acknowledged_while_the_store_is_away() -> None:
@@ -227,6 +236,79 @@ async def test_assets_are_declared_from_what_was_looked_at_and_make_a_tree(api: 
     assert problem(await api.get("/assets/north/nothing")) == 404
 
 
+async def test_asset_is_changed_under_the_conditions_of_http(api: httpx.AsyncClient) -> None:
+    async def put(body: str = "{}", **headers: str) -> tuple[int, str]:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        answer = await api.put("/assets/north/hall", content=body, headers=named)
+        return answer.status_code, answer.headers.get("etag", "")
+
+    assert await put(If_Match="*") == (412, "")  # there is none that could match
+    assert await put(If_Match='"0"') == (412, "")
+    assert await put(If_None_Match="*") == (204, '"1"')
+    assert await put(If_Match='"7", "1"') == (204, '"2"')
+    assert await put(If_Match="*") == (204, '"3"')
+    for wrong in ('W/"3"', '"2"', "3", "x" * 5000):  # a weak tag never matches a change
+        assert await put(If_Match=wrong) == (412, "")
+    assert await put(If_Match='"3"', If_None_Match='"3"') == (412, "")
+    assert await put('{"title": "Hall"}', If_Match='"3"', If_None_Match='"2"') == (204, '"4"')
+    assert await put() == (428, "")
+    read = await api.get("/assets/north/hall")
+    assert (read.headers["etag"], read.json()["document"]) == ('"4"', {"title": "Hall"})
+    for known in ('"4"', 'W/"4"', '"1", "4"', "*"):
+        answer = await api.get("/assets/north/hall", headers={"If-None-Match": known})
+        assert (answer.status_code, answer.headers["etag"], answer.content) == (304, '"4"', b"")
+
+
+async def test_two_who_looked_at_the_same_asset_do_not_overwrite_each_other(api: httpx.AsyncClient) -> None:
+    await api.put("/assets/north/hall", content="{}", headers={"If-None-Match": "*"})
+    answers = await asyncio.gather(
+        *(api.put("/assets/north/hall", content=f'{{"title": "{n}"}}', headers={"If-Match": '"1"'}) for n in range(5))
+    )
+    assert sorted(answer.status_code for answer in answers) == [204, 412, 412, 412, 412]
+
+
+async def test_relations_are_found_from_both_ends(stores: RegistryStores, api: httpx.AsyncClient) -> None:
+    pump, tank, eye = "north/pump feeds north/tank", "north/tank feeds north/line", "north/eye sees north/pump"
+    for asset, kind, to in (("pump", "feeds", "tank"), ("tank", "feeds", "line"), ("eye", "sees", "pump")):
+        body = json.dumps({"relations": [{"kind": kind, "to": f"north/{to}"}]})
+        await api.put(f"/assets/north/{asset}", content=body, headers={"If-None-Match": "*"})
+
+    async def found(client: httpx.AsyncClient, **query: str) -> list[str]:
+        links = (await client.get("/relations", params=query)).json()["relations"]
+        return [f"{link['source']} {link['kind']} {link['target']}" for link in links]
+
+    assert await found(api) == [eye, pump, tank]
+    assert await found(api, of="north/tank") == [pump, tank]
+    assert await found(api, of="north/pump", kind="sees") == [eye]
+    assert problem(await api.get("/relations?of=tank")) == 400
+    tokens = Tokens([Token("wallboard", digest("wall"), ("read:north/pump",))])
+    async with client_of(app_of(stores, tokens), "wall") as wallboard:
+        assert await found(wallboard) == [pump]
+
+
+async def test_pages_of_events_reach_every_event_that_was_granted(
+    stores: RegistryStores, api: httpx.AsyncClient
+) -> None:
+    for number in range(20):
+        asset = "press-1" if number % 5 == 4 else "press-2"
+        await stores.twins.put_event("north", asset, alert(f"hot-{number}", asset), 7)  # all in one millisecond
+
+    async def pages(client: httpx.AsyncClient, query: str) -> list[list[str]]:
+        found, after = [], 0
+        while after is not None:
+            page = (await client.get(f"/events?limit=6&after={after}&{query}")).json()
+            found.append([event["document"]["id"] for event in page["events"]])
+            after = page["next"]
+        return found
+
+    everything = [f"hot-{n}" for n in range(20)]
+    assert [*chain(*await pages(api, ""))] == everything
+    assert [*chain(*await pages(api, "asset=press-1"))] == everything[4::5]
+    tokens = Tokens([Token("wallboard", digest("wall"), ("read:north/press-1",))])
+    async with client_of(app_of(stores, tokens), "wall") as wallboard:
+        assert await pages(wallboard, "") == [["hot-4"], ["hot-9"], ["hot-14"], ["hot-19"]]
+
+
 async def test_api_says_503_while_the_store_is_away() -> None:
     broken = BrokenStore()
     async with client_of(make_app(broken, broken, broken, FakeClock(), None)) as client:
@@ -261,6 +343,8 @@ async def test_token_sees_what_it_was_granted_and_nothing_else(stores: RegistryS
             assert problem(await wallboard.get(f"/twins/north/unknown{path}")) == 403  # tells nothing
         assert problem(await wallboard.put("/assets/north/press-1", content="{}", headers={"If-Match": '"1"'})) == 403
         assert problem(await wallboard.get("/accesses/1")) == 403
+        assert problem(await wallboard.get("/accesses")) == 403
+        assert (await auditor.get("/accesses")).json()["accesses"]
         assert (await nobody.get("/healthz")).status_code == 200
     async with client_of(app, "wrong") as stranger:
         assert problem(await stranger.get("/twins")) == 401
@@ -301,6 +385,39 @@ async def test_reads_are_logged_before_they_are_answered_and_a_root_proves_each(
         forged = access_log.leaf(replace(entry, reader="somebody else"))
         assert not merkle.verify(root["root"], forged, path)
     assert problem(await api.get("/accesses/6")) == 404  # under no root yet
+    page = (await api.get("/accesses?limit=2&after=3")).json()
+    assert ([entry["sequence"] for entry in page["accesses"]], page["next"]) == ([4, 5], 5)
+    assert page["accesses"][0]["reader"] == "anybody on this machine"
+
+
+async def test_log_of_reads_goes_on_after_a_crash_and_proves_what_came_before(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/twins.sqlite"
+    async with open_stores(url) as stores, client_of(app_of(stores)) as api:
+        for _ in range(5):
+            await api.get("/twins")
+        await access_log.seal(stores.accesses, 1)
+        await api.get("/events")  # sealed by nobody yet
+    async with open_stores(url) as stores, client_of(app_of(stores)) as api:
+        await api.get("/agents")
+        root = await access_log.seal(stores.accesses, 2)
+        assert root is not None
+        assert (root.first, root.last) == (6, 7)
+        for sequence in range(1, 8):
+            proof = await access_log.prove(stores.accesses, sequence)
+            assert proof is not None
+            assert access_log.holds(proof)
+            assert not access_log.holds(replace(proof, entry=replace(proof.entry, what="GET /nothing")))
+
+
+async def test_entries_are_forgotten_with_their_root_so_that_what_is_kept_can_be_proved(
+    stores: RegistryStores, api: httpx.AsyncClient
+) -> None:
+    for sealed_ms in (10, 20):
+        await asyncio.gather(*(api.get("/twins") for _ in range(3)))
+        await access_log.seal(stores.accesses, sealed_ms)
+    await stores.accesses.drop_accesses(20)
+    assert [await access_log.prove(stores.accesses, n) is not None for n in range(1, 7)] == [False] * 3 + [True] * 3
+    assert len((await api.get("/accesses/roots")).json()["roots"]) == 2
 
 
 # --- over the bus ---------------------------------------------------------------------------------
@@ -316,7 +433,7 @@ class RecordingBus:
         self.published.append((topic, json.loads(payload), correlation))
 
 
-async def test_same_questions_over_the_bus_see_the_site_of_the_topic_only(stores: RegistryStores) -> None:
+async def test_questions_over_the_bus_see_the_site_of_the_topic_only(stores: RegistryStores) -> None:
     await stores.twins.put(twin(7), 1)
     bus = RecordingBus()
     answerer = Answerer(app_of(stores, Tokens([])), bus)
@@ -333,11 +450,37 @@ async def test_same_questions_over_the_bus_see_the_site_of_the_topic_only(stores
     assert (await ask("north", b'{"get": "/twins?where=TS1%3E-1"}'))[1]["twins"][0]["asset"] == "press-1"
     assert (await ask("south", b'{"get": "/twins/north/press-1"}'))[0] == 403
     assert (await ask("south", b'{"get": "/twins"}'))[1]["twins"] == []
-    assert (await ask("north", b'{"get": "/live"}'))[0] == 404
+    for stream in (b"/live", b"/%6cive", b"/live?site=north"):  # a stream over the bus would never end
+        assert (await ask("north", b'{"get": "%b"}' % stream))[0] == 404
     for wrong in (b"", b"{", b'{"get": "x"}', b'{"put": "/assets/a/b"}', b'{"get": "/\xff"}', b'{"get": "//[::1"}'):
         assert (await ask("north", wrong))[0] in (400, 404)
     entries = await stores.accesses.accesses(after=0, limit=1)
     assert [(e.reader, e.what) for e in entries] == [("wallboard (bus)", "GET /twins/north/press-1")]
+
+
+async def test_answer_that_is_too_large_for_the_bus_says_to_ask_for_less(
+    stores: RegistryStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "MAX_ANSWER_BYTES", 2000)
+    for version in range(1, 10):
+        await stores.twins.put(twin(version), 1)
+    reader = Reader("wallboard (bus)", frozenset({"read:north/*"}))
+    refused = await answering.ask(app_of(stores), PRESS + "/history", reader)
+    assert (refused.status, b"limit" in bytes(refused.body)) == (413, True)
+    assert (await answering.ask(app_of(stores), PRESS + "/history?limit=2", reader)).status == 200
+
+
+async def test_fault_of_the_application_is_an_answer_and_no_crash() -> None:
+    class Faulty:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("a fault of ours")
+
+    app = make_app(Faulty(), Faulty(), Faulty(), FakeClock(), None)
+    with capture_logs() as said:
+        answer = await answering.ask(app, "/agents", Reader("x", frozenset()))
+    assert ("error", "RuntimeError('a fault of ours')") in [(line["log_level"], line.get("error")) for line in said]
+    assert answer.status == 500
+    assert b"a fault of ours" not in bytes(answer.body)
 
 
 # --- any input ------------------------------------------------------------------------------------
