@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from gemel.errors import Malformed
+from gemel.errors import ConfigError, Malformed
 from gemel.learning.task import UNKNOWN, Floats, Head, Input, Measured, Trained, Windows
 from gemel.wire.messages import TrainingPlan
 from gemel.wire.tensors import Manifest, Model, manifest_of
@@ -28,6 +28,7 @@ Network: TypeAlias = "Callable[[Parameters, Tensor], dict[str, Tensor]]"
 BATCH = 512  # windows predicted at once: bounds memory, changes no result
 SCALED_LIMIT = 4.0  # a reading counts at most as four half-ranges: a broken sensor cannot drown the others
 GRADIENT_NORM = 5.0  # a batch's gradient is scaled down to this L2 norm
+CENTRE, SPREAD = "input.centre", "input.spread"  # of a normalised task's model: (inputs,) each, in the inputs' units
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Classifier:
     `network(parameters, windows)` takes scaled windows (n, inputs, time) and returns head → logits (n, classes).
     Training: AdamW on the cross-entropy over the known labels, with `label_smoothing`, which keeps confidence near
     accuracy; measuring: without it.
+
+    Readings are scaled by the inputs' nominal ranges. If `normalised`, the model itself says by what: M0 by those
+    ranges, too, until `normalise` gives it the fleet's pooled statistics. Training leaves these two tensors alone.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Classifier:
     network: Network
     label_smoothing: float
     weight_decay: float
+    normalised: bool = False
 
     @property
     def manifest(self) -> Manifest:
@@ -55,13 +60,28 @@ class Classifier:
 
     def initial_model(self, seed: int) -> Model:
         """M0."""
-        return self.draw(np.random.default_rng(seed))
+        model = self.draw(np.random.default_rng(seed))
+        if self.normalised:
+            low, high = self._nominal
+            model[CENTRE], model[SPREAD] = (low + high) / np.float32(2), (high - low) / np.float32(2)
+        return model
+
+    def normalise(self, model: Model, centre: Floats, spread: Floats) -> Model:
+        """The same model with readings taken from `centre` in units of `spread`, both (inputs,), in their units.
+
+        Raises ConfigError unless the task is a normalised one, Malformed for a spread that is not above 0.
+        """
+        if not self.normalised:
+            raise ConfigError("task", self.name, "a task whose model holds its normalisation")
+        changed = model | {CENTRE: centre.astype(np.float32), SPREAD: spread.astype(np.float32)}
+        self._range(changed)
+        return changed
 
     def train(self, model: Model, windows: Windows, plan: TrainingPlan, seed: int, round_: int) -> Trained:
         """See Task.train."""
         torch = _torch()
         parameters = {name: value.requires_grad_() for name, value in self._parameters(model).items()}
-        inputs, labels = self._scaled(windows.inputs), self._labels(windows)
+        inputs, labels = self._scaled(model, windows.inputs), self._labels(windows)
         optimiser = _AdamW(list(parameters.values()), plan.learning_rate, self.weight_decay)
         order = np.random.default_rng((seed, round_))
         total = hits = known = 0.0
@@ -78,6 +98,7 @@ class Classifier:
                 hits += self._hits(logits, truth)
                 known += count
         trained = {name: value.detach().numpy().copy() for name, value in parameters.items()}
+        trained |= {name: model[name].copy() for name in (CENTRE, SPREAD) if self.normalised}
         return Trained(trained, total / known, hits / known, len(windows))
 
     def evaluate(self, model: Model, windows: Windows) -> Measured:
@@ -99,7 +120,7 @@ class Classifier:
     def predict(self, model: Model, inputs: Floats) -> dict[str, Floats]:
         """See Task.predict."""
         torch = _torch()
-        parameters, scaled = self._parameters(model), self._scaled(inputs)
+        parameters, scaled = self._parameters(model), self._scaled(model, inputs)
         parts: dict[str, list[Floats]] = {head.name: [] for head in self.heads}
         with torch.no_grad():
             for start in range(0, len(inputs), BATCH):
@@ -117,7 +138,7 @@ class Classifier:
         """See Task.attribute."""
         torch = _torch()
         parameters = self._parameters(model)
-        scaled = self._scaled(inputs).requires_grad_()
+        scaled = self._scaled(model, inputs).requires_grad_()
         result: dict[str, Floats] = {}
         for head, logits in self.network(parameters, scaled).items():
             (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), scaled, retain_graph=True)
@@ -129,9 +150,25 @@ class Classifier:
     def _parameters(self, model: Model) -> dict[str, Tensor]:
         if manifest_of(model) != self.manifest:
             raise Malformed("model", f"tensors are not those of task {self.name}")
-        return {name: _torch().from_numpy(np.array(model[name], np.float32)) for name in sorted(model)}
+        names = [name for name in sorted(model) if not (self.normalised and name in (CENTRE, SPREAD))]
+        return {name: _torch().from_numpy(np.array(model[name], np.float32)) for name in names}
 
-    def _scaled(self, inputs: Floats) -> Tensor:
+    @property
+    def _nominal(self) -> tuple[Floats, Floats]:
+        low = np.array([column.low for column in self.inputs], np.float32)
+        high = np.array([column.high for column in self.inputs], np.float32)
+        return low, high
+
+    def _range(self, model: Model) -> tuple[Floats, Floats]:
+        """What becomes -1 and +1: (inputs,) each."""
+        if not self.normalised:
+            return self._nominal
+        centre, spread = model[CENTRE], model[SPREAD]
+        if not (spread > 0).all() or not np.isfinite(spread).all():
+            raise Malformed("model", "a spread of its normalisation is not above 0")
+        return centre - spread, centre + spread
+
+    def _scaled(self, model: Model, inputs: Floats) -> Tensor:
         expected = (self.window_s, len(self.inputs))
         if inputs.ndim != 3 or inputs.shape[1:] != expected:
             raise Malformed(
@@ -139,8 +176,7 @@ class Classifier:
             )
         if not np.isfinite(inputs).all():
             raise Malformed("windows", "a reading is not finite")
-        low = np.array([column.low for column in self.inputs], np.float32)
-        high = np.array([column.high for column in self.inputs], np.float32)
+        low, high = self._range(model)
         scaled = np.clip((2 * inputs - (high + low)) / (high - low), -SCALED_LIMIT, SCALED_LIMIT)
         tensor: Tensor = _torch().from_numpy(np.ascontiguousarray(scaled.transpose(0, 2, 1), np.float32))
         return tensor

@@ -6,12 +6,14 @@ accumulator best, are not among the 1 Hz ones: those two heads are the hard ones
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gemel.learning.classifier import Classifier, Parameters
+from gemel.learning.fleet_statistics import FleetStatistics
 from gemel.learning.task import Head, Input, Labels
 from gemel.wire.messages import TrainingPlan
 from gemel.wire.tensors import Model
@@ -95,6 +97,11 @@ task = Classifier(
     label_smoothing=0.1,
     weight_decay=0.01,
 )
+
+# The same, its readings scaled by what the fleet's sensors read on the whole (docs/statistics.md). `statistics` is
+# the task whose rounds pool that, under encryption.
+normalised = replace(task, name="hydraulic-normalised", normalised=True)
+statistics = FleetStatistics(task)
 
 # What an agent does in one round: 0.75 s of one core for 400 windows. More epochs let the agents drift apart
 # no less than they learn; see benchmarks/learning.py for what it reaches.
