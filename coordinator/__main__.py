@@ -13,7 +13,7 @@ from gemel.adapters.file_blobs import FileBlobs
 from gemel.exchange.chain_watch import AnyOf
 from gemel.host.background import Background
 from gemel.host.chain_party import follow_chain, open_chain_party
-from gemel.host.party import read_policy, serve_transfers
+from gemel.host.party import read_policy, read_statistics, serve_transfers
 from gemel.host.service import Host, run_configured
 from gemel.host.workers import Workers
 from gemel.learning.task import load_task
@@ -41,11 +41,12 @@ async def main(host: Host[CoordinatorSettings]) -> None:
             task=task,
             task_path=settings.task,
             reference=settings.reference_file,
-            policy=read_policy(settings.policy_file),
+            policy=read_policy(settings.policy_file, task),
             plan=settings.rounds,
             state_dir=settings.state_dir,
             box_secret=party.keys.box_secret,
             count_update=host.metrics.update,
+            statistics=read_statistics(settings.statistics_file),
         )
         driver = Driver(
             party.records,

@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 async def genesis(office: Office) -> Round:
     """Round 0: make M0 and propose it."""
-    m0 = await office.workers.run(initial_model, office.task_path, office.plan.seed)
+    m0 = await office.workers.run(initial_model, office.task_path, office.plan.seed, office.statistics)
     model = await office.blobs.put(m0)
     if (await office.chain.round(office.name, 0)).state == RoundState.NONE:
         await office.chain.propose_genesis(office.name, model=model, policy=office.policy.digest)

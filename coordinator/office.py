@@ -56,6 +56,7 @@ class Office:
     state_dir: Path
     box_secret: bytes
     count_update: Callable[[str, str], None]  # (outcome, reason), for the metric
+    statistics: bytes | None = None  # what M0 is normalised by
 
     @property
     def name(self) -> str:

@@ -58,4 +58,5 @@ class CoordinatorSettings(ChainPartySettings):
 
     task: str
     reference_file: Path
+    statistics_file: Path | None = None  # approved statistics (`gemel statistics`), which M0 is to be normalised by
     rounds: RoundSection = RoundSection()

@@ -21,6 +21,7 @@ class CustodianSettings(ChainPartySettings):
 async def main(host: Host[CustodianSettings]) -> None:
     """Wire and run until we are told to stop."""
     settings = host.settings
+    task = load_task(settings.task)
     async with open_chain_party(host) as opened, Workers() as workers, Background() as background:
         party = opened.party
         custodian = Custodian(
@@ -32,8 +33,8 @@ async def main(host: Host[CustodianSettings]) -> None:
             agents=opened.agents,
             records=party.records,
             workers=workers,
-            policy=read_policy(settings.policy_file),
-            parameters=load_task(settings.task).manifest.size,
+            policy=read_policy(settings.policy_file, task),
+            parameters=task.manifest.size,
             keys_dir=settings.state_dir / "keys",
             count_refusal=host.metrics.message_refused,
         )

@@ -15,7 +15,7 @@ from gemel.adapters.file_blobs import FileBlobs
 from gemel.exchange.model_pull import ModelPull
 from gemel.host.background import Background
 from gemel.host.chain_party import follow_chain, open_chain_party
-from gemel.host.party import read_policy
+from gemel.host.party import read_policy, read_statistics
 from gemel.host.service import Host, run_configured
 from gemel.host.workers import Workers
 from gemel.learning.task import load_task
@@ -28,6 +28,7 @@ WHAT_IF = "what-if"
 async def main(host: Host[ValidatorSettings]) -> None:
     """Wire and run until we are told to stop."""
     settings = host.settings
+    task = load_task(settings.task)
     async with open_chain_party(host) as opened, Workers() as workers, Background() as background:
         party = opened.party
         validator = Validator(
@@ -40,12 +41,13 @@ async def main(host: Host[ValidatorSettings]) -> None:
             agents=opened.agents,
             blobs=FileBlobs(settings.state_dir / "blobs"),
             workers=workers,
-            task=load_task(settings.task),
+            task=task,
             task_path=settings.task,
             reference=settings.reference_file,
-            policy=read_policy(settings.policy_file),
+            policy=read_policy(settings.policy_file, task),
             state_dir=settings.state_dir,
             box_secret=party.keys.box_secret,
+            statistics=read_statistics(settings.statistics_file),
         )
         follow_chain(background, opened)
         await validator.listen()

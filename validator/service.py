@@ -18,7 +18,7 @@ from gemel.exchange.post import Post
 from gemel.exchange.round_folder import RoundFolder
 from gemel.exchange.transfers import Transfers
 from gemel.host.workers import Workers
-from gemel.learning.measuring import measure
+from gemel.learning.measuring import check_normalisation, measure
 from gemel.learning.task import Measured, Task
 from gemel.ports import Blobs, Chain, RoundRecord, RoundState
 from gemel.sealing.candidate import candidate_model
@@ -57,6 +57,7 @@ class Validator:
     policy: Policy
     state_dir: Path
     box_secret: bytes
+    statistics: bytes | None = None  # what M0 has to be normalised by
 
     @property
     def _name(self) -> str:
@@ -106,6 +107,7 @@ class Validator:
         m0 = boxes.unwrap(wrapped, self.box_secret)
         if sha256(m0) != record.model:
             raise Refused(Reason.DIGEST_MISMATCH, "M0 is not the model on chain")
+        await self.workers.run(check_normalisation, self.task_path, m0, self.statistics)
         await self.blobs.put(m0)
         measured = await self._measure(m0)
         await self._vote(0, record, ppm(measured.accuracy), 0, approved=True)

@@ -20,4 +20,5 @@ class ValidatorSettings(ChainPartySettings):
 
     task: str
     reference_file: Path
+    statistics_file: Path | None = None  # approved statistics (`gemel statistics`), which M0 has to be normalised by
     registry: RegistrySection | None = None

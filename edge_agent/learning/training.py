@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gemel.errors import Refused
+from gemel.learning.fleet_statistics import refusal
 from gemel.learning.task import Windows, load_task
 from gemel.wire import tensors
 from gemel.wire.messages import Policy
+from gemel.wire.reasons import Reason
 from gemel.wire.tensors import Vector
 
 
@@ -43,6 +46,8 @@ def train_and_seal(job: Job) -> SealedUpdate:
     from gemel.sealing.work import seal_update  # noqa: PLC0415  TenSEAL belongs into the worker, not into the agent
 
     task = load_task(job.task_path)
+    if why := refusal(task, job.policy):
+        raise Refused(Reason.TOO_FEW_OWNERS, why)
     base = tensors.from_bytes(job.base, task.manifest)
     trained = task.train(base, job.windows, job.policy.training, job.seed, job.round)
     update = tensors.flatten(trained.model) - tensors.flatten(base)

@@ -20,6 +20,8 @@ from gemel.exchange.transfers import ModelRequest, Transfers
 from gemel.host.background import Background
 from gemel.host.service import Host
 from gemel.host.settings import ServiceSettings
+from gemel.learning.fleet_statistics import refusal
+from gemel.learning.task import Task
 from gemel.ports import Bus, Records, Will
 from gemel.wire.messages import Policy, decode
 from gemel.wire.trust import Trust, load_trust
@@ -85,12 +87,20 @@ async def serve_transfers(
     background.start(party.transfers.serve(), "transfers")
 
 
-def read_policy(path: Path) -> Policy:
-    """The pinned policy. Raises ConfigError."""
+def read_policy(path: Path, task: Task) -> Policy:
+    """The pinned policy. Raises ConfigError, also for one that must not open sums of this task."""
     try:
-        return decode(Policy, read_file(path, "policy_file"))
+        policy = decode(Policy, read_file(path, "policy_file"))
     except Malformed as error:
         raise ConfigError(str(path), "policy_file", str(error)) from error
+    if why := refusal(task, policy):
+        raise ConfigError(str(path), "policy_file", why)
+    return policy
+
+
+def read_statistics(path: Path | None) -> bytes | None:
+    """The statistics that M0 is normalised by, if settings name any. Raises ConfigError."""
+    return None if path is None else read_file(path, "statistics_file")
 
 
 def read_file(path: Path, key: str) -> bytes:

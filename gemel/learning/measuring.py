@@ -10,10 +10,14 @@ from zipfile import BadZipFile
 import numpy as np
 import orjson
 
-from gemel.errors import ConfigError, Malformed
+from gemel.errors import ConfigError, Malformed, Refused
+from gemel.learning.classifier import CENTRE, SPREAD, Classifier
 from gemel.learning.explaining import drift, explain_model
-from gemel.learning.task import Measured, Windows, load_task
+from gemel.learning.fleet_statistics import FleetStatistics, normalisation
+from gemel.learning.task import Measured, Task, Windows, load_task
 from gemel.wire import tensors
+from gemel.wire.reasons import Reason
+from gemel.wire.tensors import Model
 
 
 def save_windows(path: Path, windows: Windows) -> None:
@@ -30,9 +34,33 @@ def load_windows(path: Path) -> Windows:
         raise ConfigError(str(path), "reference", f"an npz with inputs and labels ({error})") from error
 
 
-def initial_model(task_path: str, seed: int) -> bytes:
-    """M0 as safetensors."""
-    return tensors.to_bytes(load_task(task_path).initial_model(seed))
+def initial_model(task_path: str, seed: int, statistics: bytes | None = None) -> bytes:
+    """M0 as safetensors, scaled by the fleet's pooled statistics (safetensors) where they are given.
+
+    Raises ConfigError for statistics with a task that is not normalised, Malformed for none or another task's.
+    """
+    return tensors.to_bytes(_initial(load_task(task_path), seed, statistics))
+
+
+def check_normalisation(task_path: str, m0: bytes, statistics: bytes | None) -> None:
+    """Raises Refused(broken_model) unless M0 is scaled by these statistics, or without any by the nominal ranges.
+
+    Only what scales readings is compared: the rest of M0 is drawn by a seed of the coordinator's choice.
+    """
+    task = load_task(task_path)
+    model, due = tensors.from_bytes(m0, task.manifest), _initial(task, 0, statistics)
+    if not all(np.array_equal(model[name], due[name]) for name in (CENTRE, SPREAD) if name in due):
+        raise Refused(Reason.BROKEN_MODEL, "M0 is not normalised by the approved statistics")
+
+
+def _initial(task: Task, seed: int, statistics: bytes | None) -> Model:
+    model = task.initial_model(seed)
+    if statistics is None:
+        return model
+    if not isinstance(task, Classifier):
+        raise ConfigError("task", task.name, "a task whose model holds its normalisation, if there are statistics")
+    pooling = FleetStatistics(task)
+    return task.normalise(model, *normalisation(pooling, tensors.from_bytes(statistics, pooling.manifest)))
 
 
 def measure(task_path: str, model: bytes, reference: str) -> Measured:

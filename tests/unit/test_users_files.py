@@ -17,6 +17,7 @@ from gemel.host import party
 from gemel.host.settings import BusSection, ServiceSettings
 from gemel.learning.measuring import load_windows, save_windows
 from gemel.learning.task import Windows
+from gemel.learning.tasks.hydraulic import task
 from gemel.wire.trust import load_trust
 
 
@@ -43,7 +44,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "plan": ("plan.toml", lambda folder: load_plan(folder / "plan.toml")),
     "keys": ("key.json", lambda folder: key_files.load(folder / "key.json")),
     "reference set": ("reference.npz", lambda folder: load_windows(folder / "reference.npz")),
-    "pinned policy": ("policy.json", lambda folder: party.read_policy(folder / "policy.json")),
+    "pinned policy": ("policy.json", lambda folder: party.read_policy(folder / "policy.json", task)),
     "pinned trust": ("trust.json", lambda folder: load_trust((folder / "trust.json").read_bytes(), "trust.json")),
     "kept trust": ("trust.json", read_trust),
     "kept policy": ("policy.json", read_policy),
