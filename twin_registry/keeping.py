@@ -56,7 +56,7 @@ class Keeper:
             self._messages.labels("stored" if stored else "repeated", "ok").inc()
 
     async def hear_backfill(self, message: BusMessage) -> str:
-        """Revisions from while an agent was offline: they and their readings join the history, what stands stays.
+        """Revisions from while an agent was offline: they, their readings and events are history. What stands stays.
 
         Returns when they are committed, with "", or why they are refused. Raises StoreUnavailable.
         """
@@ -69,6 +69,8 @@ class Keeper:
                 await self._store.put(newest, self._clock.now_ms())
             await self._store.put_late(late.site, late.asset, [(kept.at_ms, kept.twin) for kept in late.revisions])
             await self._store.put_samples(late.site, late.asset, _readings(kept.twin for kept in late.revisions))
+            for event in (event for kept in late.revisions for event in kept.events):
+                await self._store.put_event(late.site, late.asset, encode(event), self._clock.now_ms())
         except PeerError as error:
             self._refuse(message, error)
             return str(error)

@@ -10,7 +10,7 @@ import structlog
 from edge_agent.metrics import AgentMetrics
 from gemel.errors import BusRefused
 from gemel.ports import Bus, Clock, Records
-from gemel.twin.alerts import AlertBook, AlertRule, Holds, event_to_json, look, said
+from gemel.twin.alerts import AlertBook, AlertEvent, AlertRule, Holds, event_to_json, look, said
 from gemel.twin.state import Twin, warn
 from gemel.wire import topics
 from gemel.wire.messages import decode, encode
@@ -68,14 +68,15 @@ class AlertDesk:
         book = AlertBook() if kept is None else decode(AlertBook, kept)
         return cls(Where(site, asset), rules, book, bus=bus, clock=clock, records=records, metrics=metrics)
 
-    def look(self, twin: Twin) -> Twin:
-        """The twin with the alerts that stand now."""
+    def look(self, twin: Twin) -> tuple[Twin, tuple[AlertEvent, ...]]:
+        """The twin with the alerts that stand now, and what was raised and cleared."""
         now_s, now_ms = self._clock.monotonic_s(), self._clock.now_ms()
         book, self._holds = look(self._rules, self._book, self._holds, twin, now_s=now_s, now_ms=now_ms)
-        for event in book.unsaid[len(self._book.unsaid) :]:
+        events = book.unsaid[len(self._book.unsaid) :]
+        for event in events:
             self._metrics.alert(event.event)
         self._book = self._bounded(book)
-        return warn(twin, self._book.alerts)
+        return warn(twin, self._book.alerts), events
 
     async def keep(self) -> None:
         """Put on disk what changed."""

@@ -53,6 +53,11 @@ class FurtherTwins:
         self._beginning = asyncio.Lock()
         self._come: asyncio.Queue[_Kept] = asyncio.Queue()
 
+    @property
+    def assets(self) -> Sequence[str]:
+        """Those that are kept, by name."""
+        return sorted(self._kept)
+
     async def keep(self, assets: Sequence[str]) -> None:
         """Go on with those that were kept before."""
         if len(assets) > self._bound:

@@ -137,11 +137,11 @@ class LiveTwin:
 
     def become(self, twin: Twin, *, since_s: float | None = None) -> None:
         """Replace it; `since_s` is the monotonic time at which the cause came in. Alerts are looked at each time."""
-        twin = self._alerts.look(twin)
+        twin, events = self._alerts.look(twin)
         if twin is self._twin:
             return
         self._twin = twin
-        self._trail.add(Kept(self._clock.now_ms(), twin), self._clock.monotonic_s())
+        self._trail.add(Kept(self._clock.now_ms(), twin, events), self._clock.monotonic_s())
         if self._waiting_since_s is None:
             self._waiting_since_s = since_s
         self._call()

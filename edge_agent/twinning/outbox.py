@@ -12,13 +12,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+import msgspec
+
 from gemel.adapters.sqlite_file import SqliteFile
+from gemel.twin.alerts import AlertEvent
 from gemel.twin.backfill import Kept
 from gemel.twin.state import Twin, from_json, to_json
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS revisions (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, asset TEXT NOT NULL, at_ms INTEGER NOT NULL, document BLOB NOT NULL);
+    number INTEGER PRIMARY KEY AUTOINCREMENT, asset TEXT NOT NULL, at_ms INTEGER NOT NULL, document BLOB NOT NULL,
+    events BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS by_asset ON revisions (asset, number);
 CREATE TABLE IF NOT EXISTS dropped (one INTEGER PRIMARY KEY CHECK (one = 1), count INTEGER NOT NULL);
 INSERT OR IGNORE INTO dropped VALUES (1, 0);
@@ -65,15 +69,16 @@ class Outbox:
 
     async def keep(self, revisions: Sequence[Kept]) -> None:
         """Store revisions durably, in one commit; the same again changes nothing."""
-        documents = [(kept.twin.asset, kept.at_ms, to_json(kept.twin)) for kept in revisions]
+        rows = [(one.twin.asset, one.at_ms, to_json(one.twin), msgspec.json.encode(one.events)) for one in revisions]
 
         def insert(connection: sqlite3.Connection) -> tuple[int, int]:
             depth, dropped = self.depth, self.dropped
-            for asset, at_ms, document in documents:
+            for asset, at_ms, document, events in rows:
                 if _newest(connection, asset) == document:
                     continue
                 connection.execute(
-                    "INSERT INTO revisions (asset, at_ms, document) VALUES (?, ?, ?)", (asset, at_ms, document)
+                    "INSERT INTO revisions (asset, at_ms, document, events) VALUES (?, ?, ?, ?)",
+                    (asset, at_ms, document, events),
                 )
                 depth += 1
                 if depth > self._capacity:
@@ -90,25 +95,29 @@ class Outbox:
         """
         others = f"WHERE asset NOT IN ({', '.join('?' * len(but_of))})"
 
-        def select(connection: sqlite3.Connection) -> list[tuple[str, int, int, bytes]]:
+        def select(connection: sqlite3.Connection) -> list[tuple[str, int, int, bytes, bytes]]:
             return connection.execute(
-                "SELECT asset, number, at_ms, document FROM revisions WHERE asset ="  # noqa: S608  question marks alone
+                "SELECT asset, number, at_ms, document, events FROM revisions WHERE asset ="  # noqa: S608  question marks alone
                 f" (SELECT asset FROM revisions {others} ORDER BY number LIMIT 1) ORDER BY number LIMIT ?",
                 (*but_of, most),
             ).fetchall()
 
         rows = await self._file.read(select)
-        fitting: list[tuple[str, int, int, bytes]] = []
+        fitting: list[tuple[str, int, int, bytes, bytes]] = []
         size = 0
         for row in rows:
-            size += len(row[3])
+            size += len(row[3]) + len(row[4])
             if fitting and size > most_bytes:
                 break
             fitting.append(row)
         if not fitting:
             return None
-        numbers = tuple(number for _, number, _, _ in fitting)
-        return Batch(fitting[0][0], numbers, tuple(Kept(at_ms, from_json(data)) for _, _, at_ms, data in fitting))
+        numbers = tuple(number for _, number, *_ in fitting)
+        revisions = (
+            Kept(at_ms, from_json(document), msgspec.json.decode(events, type=tuple[AlertEvent, ...]))
+            for _, _, at_ms, document, events in fitting
+        )
+        return Batch(fitting[0][0], numbers, tuple(revisions))
 
     async def newest(self, asset: str) -> Twin | None:
         """The latest revision of a twin that waits here."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections import deque
 
+from msgspec.structs import replace
+
 from gemel.twin.backfill import Kept
 
 MOST = 1000  # revisions; beyond that the newest takes the place of the one before it
 
 
 class Trail:
-    """Of each interval the last revision."""
+    """Of each interval the last revision, and all events."""
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
@@ -24,7 +26,7 @@ class Trail:
     def add(self, kept: Kept, now_s: float) -> None:
         """The twin has become this, at monotonic time `now_s`."""
         if self._revisions and (now_s - self._begun_s < self._interval_s or len(self._revisions) == MOST):
-            self._revisions[-1] = kept
+            self._revisions[-1] = replace(kept, events=(*self._revisions[-1].events, *kept.events))
             return
         self._revisions.append(kept)
         self._begun_s = now_s

@@ -1,6 +1,7 @@
 """Revisions of a twin that could not be published when they arose: the document `gemel.twin.backfill/1`.
 
-They are history: whoever takes them in leaves the twin that stands as it is. The same revision may come twice.
+They are history: whoever takes them in leaves the twin that stands as it is. The same revision may come twice. So may
+its events, which the agent also says as soon as there is a link, to those who hear it then.
 
 A registry answers each document with `gemel.twin.backfill-answer/1`, once what it holds is committed, or with why it
 takes nothing of it. Until then an agent keeps the revisions: docs/decisions/0011-history-after-an-outage.md.
@@ -13,6 +14,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from gemel.errors import Malformed
+from gemel.twin.alerts import AlertEvent
 from gemel.twin.state import TopicLevel, Twin
 from gemel.wire.messages import decode, encode
 from gemel.wire.types import Count, Digest, Millis, sha256
@@ -25,10 +27,14 @@ MAX_REFUSAL = 500  # characters
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A revision, and when the agent would have published it, by the agent's clock."""
+    """A revision, and when the agent would have published it, by the agent's clock.
+
+    `events`: the alerts that were raised and cleared in it, or since the one before.
+    """
 
     at_ms: Millis
     twin: Twin
+    events: tuple[AlertEvent, ...] = ()
 
 
 class Backfill(msgspec.Struct, frozen=True):
@@ -60,8 +66,9 @@ def from_json(data: bytes) -> Backfill:
         raise Malformed("Backfill", f"{len(data)} bytes, at most {MAX_BACKFILL_BYTES}")
     backfill = decode(Backfill, data)
     for kept in backfill.revisions:
-        if (kept.twin.site, kept.twin.asset) != (backfill.site, backfill.asset):
-            raise Malformed("Backfill", f"a revision of {kept.twin.site}/{kept.twin.asset} among those of another")
+        for one in (kept.twin, *kept.events):
+            if (one.site, one.asset) != (backfill.site, backfill.asset):
+                raise Malformed("Backfill", f"a {type(one).__name__} of {one.site}/{one.asset} among another's")
     return backfill
 
 

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import msgspec
+
 from edge_agent.learning.examples import Examples
 from edge_agent.learning.model_in_use import ModelInUse
 from edge_agent.twinning.outbox import Outbox
@@ -18,6 +20,7 @@ from gemel.adapters.sql_twins import Keep
 from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.learning.tasks.hydraulic import HEADS, INPUTS, task
 from gemel.ports import BusMessage
+from gemel.twin.alerts import AlertEvent
 from gemel.twin.state import Twin, from_json
 from gemel.wire import topics
 from gemel.wire.tensors import to_bytes
@@ -29,6 +32,17 @@ from tests.support.services import Agent, Registry, running
 START_MS = int(time.time()) * 1000 - 3_600_000  # an hour ago: the registry keeps what is young
 AWAY = range(10, 80)  # seconds that are read while the plant's broker is away: more than a window
 COME_S = 60
+ALERTS = """
+[[alert]]
+id = "cold"
+property = "SE"
+below = 44  # until second 40
+
+[[alert]]
+id = "hot"
+property = "SE"
+above = 46  # from second 60 on
+"""
 
 
 class Plant:
@@ -113,7 +127,8 @@ async def test_readings_windows_and_answers_go_on_and_history_is_complete_afterw
     async with AsyncExitStack() as stack:
         own = await stack.enter_async_context(embedded_broker())
         plant = Plant(await stack.enter_async_context(MqttBus(BusSettings(own, "plc"))))
-        agent = Agent(tmp_path, upstream, "press-1")
+        (tmp_path / "twin.toml").write_text(ALERTS)
+        agent = Agent(tmp_path, upstream, "press-1", twin_file=str(tmp_path / "twin.toml"))
         agent.config.write_text(agent.config.read_text() + f'[sensors_bus]\nurl = "{own}"\n')
         await a_model(agent)
         async with embedded_broker(port):
@@ -122,6 +137,7 @@ async def test_readings_windows_and_answers_go_on_and_history_is_complete_afterw
             async with dashboard(upstream) as before:
                 await plant.read(range(10), before.until)
         await not_linked(agent)
+        away_ms = time.time_ns() // 1_000_000
 
         async with outbox_of(agent) as outbox:
             await plant.read(AWAY, outbox.until)
@@ -130,6 +146,7 @@ async def test_readings_windows_and_answers_go_on_and_history_is_complete_afterw
         await agent.start()
         async with outbox_of(agent) as outbox:
             await plant.read(range(AWAY.stop, AWAY.stop + 5), outbox.until)
+        back_ms = time.time_ns() // 1_000_000
 
         async with embedded_broker(port), dashboard(upstream) as after:  # it has forgotten who wanted to hear what
             twin = await after.until(AWAY.stop + 4)
@@ -152,6 +169,21 @@ async def test_readings_windows_and_answers_go_on_and_history_is_complete_afterw
         standing = await stores.twins.twin("north", "press-1")
         assert standing is not None
         assert latest_second(standing.twin) == AWAY.stop + 9
+        late = await stores.twins.history("north", "press-1", from_ms=away_ms, to_ms=back_ms, limit=10_000)
+        assert {latest_second(one.twin) for one in late} >= set(range(AWAY.start + 1, AWAY.stop + 4))
+        assert any(one.twin.health and "hot" in one.twin.alerts for one in late)  # what was concluded, too
+        then = await stores.twins.at_time("north", "press-1", back_ms)
+        assert then is not None
+        assert latest_second(then.twin) in (AWAY.stop + 3, AWAY.stop + 4)
+        events = await stores.twins.events(site="north", asset="press-1", from_ms=0, to_ms=2**53, limit=100)
+        told = [msgspec.json.decode(bytes(event.document), type=AlertEvent) for event in events]
+        told.sort(key=lambda event: event.time_ms)
+        assert [(event.alert, event.event) for event in told] == [
+            ("cold", "raised"),
+            ("cold", "cleared"),
+            ("hot", "raised"),
+        ]
+        assert all(away_ms <= event.time_ms <= back_ms for event in told[1:])
 
 
 async def a_model(agent: Agent) -> None:

@@ -20,13 +20,30 @@ from gemel.adapters.clock import SystemClock
 from gemel.errors import BusRefused, BusUnavailable, Malformed
 from gemel.ports import BusMessage, Handler
 from gemel.twin import backfill
+from gemel.twin.alerts import AlertEvent
 from gemel.twin.backfill import SCHEMA, Backfill, Kept
-from gemel.twin.state import Property, Quality, Twin, blank
+from gemel.twin.state import AlertKind, Property, Quality, Severity, Twin, blank
 
 
 def revision(version: int, asset: str = "press-1", size: int = 1) -> Twin:
     reading = Property(float(version), "x" * size, version * 1000, version * 1000, Quality.GOOD)
     return replace(blank("north", asset), version=version, properties={"TS1": reading})
+
+
+EVENT = AlertEvent(
+    "gemel.event/1",
+    "north",
+    "press-1",
+    "hot-1",
+    "hot",
+    "raised",
+    AlertKind.VALUE,
+    "TS1",
+    Severity.WARNING,
+    "",
+    71.0,
+    5,
+)
 
 
 async def versions(outbox: Outbox) -> list[int]:
@@ -38,12 +55,12 @@ async def test_revisions_survive_a_restart_in_order_and_the_same_again_is_kept_o
     path = tmp_path / "outbox.sqlite"
     async with Outbox(path, 100) as outbox:
         for version in (1, 2, 2, 3):
-            await outbox.keep([Kept(version * 1000, revision(version))])
+            await outbox.keep([Kept(version * 1000, revision(version), (EVENT,) if version == 2 else ())])
     async with Outbox(path, 100) as outbox:
         assert (outbox.depth, outbox.dropped) == (3, 0)
         batch = await outbox.oldest(2, 10**9)
         assert batch is not None
-        assert batch.revisions == (Kept(1000, revision(1)), Kept(2000, revision(2)))
+        assert batch.revisions == (Kept(1000, revision(1)), Kept(2000, revision(2), (EVENT,)))
         await outbox.forget(batch.numbers)
         assert await versions(outbox) == [3]
         assert await outbox.newest("press-1") == revision(3)
@@ -200,6 +217,9 @@ def test_backfill_of_another_machine_or_too_large_or_empty_is_malformed() -> Non
         backfill.to_json(Backfill(SCHEMA, "north", "press-1", 0, (Kept(1, revision(1, "press-2")),))),
         backfill.to_json(Backfill(SCHEMA, "north", "press-1", 0, ())),
         backfill.to_json(Backfill(SCHEMA, "north", "press-1", 0, (Kept(1, revision(1, size=1_000_001)),))),
+        backfill.to_json(
+            Backfill(SCHEMA, "north", "press-1", 0, (Kept(1, revision(1), (replace(EVENT, asset="press-2"),)),))
+        ),
     ):
         with pytest.raises(Malformed):
             backfill.from_json(bad)

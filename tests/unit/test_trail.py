@@ -17,8 +17,25 @@ from edge_agent.twinning.trail import Trail
 from gemel.adapters.clock import FakeClock
 from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.host.metrics import Metrics
+from gemel.twin.alerts import AlertEvent
 from gemel.twin.backfill import Kept
-from gemel.twin.state import Property, Quality, blank, hold
+from gemel.twin.state import AlertKind, Property, Quality, Severity, blank, hold
+
+
+EVENT = AlertEvent(
+    "gemel.event/1",
+    "north",
+    "press-1",
+    "hot-1",
+    "hot",
+    "raised",
+    AlertKind.VALUE,
+    "TS1",
+    Severity.WARNING,
+    "",
+    71.0,
+    5,
+)
 
 
 def kept(version: int) -> Kept:
@@ -35,6 +52,13 @@ def test_each_interval_leaves_its_last_revision() -> None:
         trail.add(kept(version), now_s)
     assert versions(trail.take()) == [2, 4, 6]
     assert trail.take() == ()
+
+
+def test_events_of_an_interval_are_all_kept_with_its_last_revision() -> None:
+    trail, events = Trail(0.2), [replace(EVENT, id=f"hot-{number}") for number in range(3)]
+    for version, now_s in enumerate((0.0, 0.1, 0.3)):
+        trail.add(replace(kept(version), events=(events[version],)), now_s)
+    assert [one.events for one in trail.take()] == [(events[0], events[1]), (events[2],)]
 
 
 def test_what_was_published_is_no_longer_wanted() -> None:
