@@ -21,7 +21,6 @@ from gemel.twin.alerts import AlertEvent
 from gemel.twin.backfill import Kept
 from gemel.twin.state import AlertKind, Property, Quality, Severity, blank, hold
 
-
 EVENT = AlertEvent(
     "gemel.event/1",
     "north",
