@@ -14,7 +14,9 @@ import tenseal as ts
 from gemel.errors import Malformed, Refused
 from gemel.sealing.bfv import Loader, check_modulus, create_context, decrypt, load_context, public_bytes, secret_bytes
 from gemel.sealing.budget import budget_of
+from gemel.sealing.ckks.opener import CkksOpener
 from gemel.sealing.frames import BodyKind, BodyShape, OpenedSum, body_words, check_body
+from gemel.sealing.ports import OpenerPort
 from gemel.sealing.stored_key import StoredKey
 from gemel.wire.messages import SealingPolicy
 from gemel.wire.reasons import Reason
@@ -86,15 +88,23 @@ class RoundKey:
 
 def create_key(policy: SealingPolicy, parameters: int) -> RoundKey:
     """Worker function: a fresh key for one round."""
-    opener = Opener.create(policy, parameters)
+    opener: OpenerPort
+    opener = CkksOpener.create(policy, parameters) if policy.scheme == "ckks" else Opener.create(policy, parameters)
     return RoundKey(opener.to_bytes(), opener.public_context())
 
 
 def open_sum(secret: bytes, sum_body: bytes, contributors: int) -> bytes:
-    """Worker function: `Opener.open` with a stored key."""
-    return Opener.from_bytes(secret).open(sum_body, contributors)
+    """Worker function: `OpenerPort.open` with a stored key."""
+    return _stored(secret).open(sum_body, contributors)
 
 
 def public_context_of(secret: bytes) -> bytes:
     """Worker function: the public half of a stored key."""
-    return Opener.from_bytes(secret).public_context()
+    return _stored(secret).public_context()
+
+
+def _stored(secret: bytes) -> OpenerPort:
+    """By the scheme of the policy that stands in the key."""
+    if StoredKey.parse(secret).policy.scheme == "ckks":
+        return CkksOpener.from_bytes(secret)
+    return Opener.from_bytes(secret)

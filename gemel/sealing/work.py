@@ -10,26 +10,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gemel.sealing import frames
-from gemel.sealing.bfv import load_public
+from gemel.sealing.bfv import parse_context, require_public
 from gemel.sealing.budget import budget_of
-from gemel.sealing.ports import Sealed, SealerPort, SummerPort
-from gemel.sealing.sealer import Sealer
-from gemel.sealing.summer import Summer
+from gemel.sealing.ckks import frames as ckks
+from gemel.sealing.ckks.plan import plan_of
+from gemel.sealing.ports import Sealed
+from gemel.sealing.schemes import sealer_of, summer_of
 from gemel.wire.envelope import HEADER_BYTES
 from gemel.wire.messages import SealingPolicy
 from gemel.wire.tensors import Vector
-from gemel.wire.types import Digest
+from gemel.wire.types import NO_ADDRESS, Digest
 
 
 def check_public_context(context: bytes) -> None:
-    """Raises ConfigError if there is a secret key in a context, Refused(malformed) if it is not one of this room."""
-    load_public(context)
+    """Raises ConfigError if there is a secret key in a context, Refused(malformed) if it is none.
+
+    Whether it is one for a policy, whoever seals or adds with it looks.
+    """
+    require_public(parse_context(context))
 
 
 def seal_update(context: bytes, policy: SealingPolicy, vector: Vector, weight: int, residual: Vector) -> Sealed:
     """Seal one update with the round's public context; see SealerPort.seal."""
-    sealer: SealerPort = Sealer(context, policy, vector.size)
-    return sealer.seal(vector, weight, residual)
+    return sealer_of(context, policy, vector.size, NO_ADDRESS).seal(vector, weight, residual)
 
 
 def check_body(frame: bytes, policy: SealingPolicy, parameters: int, context: Digest) -> None:
@@ -37,7 +40,12 @@ def check_body(frame: bytes, policy: SealingPolicy, parameters: int, context: Di
 
     Under a millisecond for 50,000 parameters: no worker needed. The frame's header is for the caller to check.
     """
-    frames.check_body(frame[HEADER_BYTES:], frames.BodyShape(budget_of(policy, parameters), context))
+    body = frame[HEADER_BYTES:]
+    if policy.scheme == "ckks":
+        plan = plan_of(policy, parameters)
+        ckks.check_body(body, plan, ckks.head_of(plan, context, frames.BodyKind.UPDATE))
+    else:
+        frames.check_body(body, frames.BodyShape(budget_of(policy, parameters), context))
 
 
 def sum_frames(context: bytes, policy: SealingPolicy, parameters: int, spooled: Sequence[tuple[Path, int]]) -> bytes:
@@ -45,7 +53,7 @@ def sum_frames(context: bytes, policy: SealingPolicy, parameters: int, spooled: 
 
     Raises Refused for the first body that does not hold, OSError for a file that cannot be read.
     """
-    summer: SummerPort = Summer(context, policy, parameters)
+    summer = summer_of(context, policy, parameters)
     for path, level in spooled:
         summer.add(path.read_bytes()[HEADER_BYTES:], level)
     return summer.sum()
