@@ -137,6 +137,7 @@ async def clean_up(office: Office, round_: Round) -> None:
         await office.transfers.withdraw(round_.sum)
     for entry in round_.entries.values():
         await office.transfers.withdraw(entry.transfer)
+    await office.transfers.drop_unfinished()
     await office.mailbox.clear_through(round_.number)
     if not office.plan.keep_frames:
         await office.folder(round_).drop_spool()

@@ -176,6 +176,7 @@ class Custodian:
     async def _destroy(self, number: int) -> None:
         """Overwrite and remove the key as soon as the opened sum is on its way, or cannot be any more."""
         await asyncio.to_thread(erase, self._key_path(number))
+        await self.transfers.drop_unfinished()
         await self.mailbox.clear_through(number)
 
     def _erase_keys_before(self, number: int) -> None:

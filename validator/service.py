@@ -93,6 +93,7 @@ class Validator:
                 continue
             await self.watch.reached(number, RoundState.APPROVED, even_if_ended=True)
             await RoundFolder(self.state_dir, number).drop_spool()
+            await self.transfers.drop_unfinished()
             await self.mailbox.clear_through(number)
             number += 1
 

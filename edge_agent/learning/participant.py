@@ -91,6 +91,7 @@ class Participant:
                 log.warning("not in this round", round=message.header.round, why=str(error))
                 self.note(round=message.header.round, participation=str(error))
             await self.records.put(_KIND, "done", str(message.header.round).encode())
+            await self.transfers.drop_unfinished()
             await self.mailbox.clear_through(message.header.round)
 
     async def _take_part(self, message: Envelope) -> None:

@@ -42,6 +42,7 @@ class Transfers:
         for folder in (self._out, self._in):
             folder.mkdir(parents=True, exist_ok=True)
         self._wanted: dict[Digest, set[int]] = {}
+        self._fetching: set[str] = set()  # names of the files that are on their way
         self._wake = asyncio.Event()
         self._on_model: ModelRequest | None = None
 
@@ -104,7 +105,24 @@ class Transfers:
         if transfer.length > max_bytes:
             raise Refused(Reason.TOO_LARGE, f"{transfer.length} bytes announced, at most {max_bytes}")
         await self._check_room(transfer.length)
-        give_up_s = self._post.clock.monotonic_s() + deadline_s
+        name = _name(holder, transfer)
+        self._fetching.add(name)
+        try:
+            return await self._fetch(holder, transfer, self._post.clock.monotonic_s() + deadline_s)
+        finally:
+            self._fetching.discard(name)
+
+    async def drop_unfinished(self) -> None:
+        """Remove what has come of transfers that nobody fetches any more; for the end of a round."""
+
+        def drop() -> None:
+            for path in self._in.iterdir():
+                if path.stem not in self._fetching:
+                    path.unlink(missing_ok=True)
+
+        await asyncio.to_thread(drop)
+
+    async def _fetch(self, holder: Address, transfer: Transfer, give_up_s: float) -> bytes:
         while True:
             left_s = give_up_s - self._post.clock.monotonic_s()
             payload = await self._pull(holder, transfer, _Intake(self._in, holder, transfer), left_s)
@@ -150,7 +168,7 @@ class _Intake:
     """One transfer on its way in: bytes in a part file, chunk numbers beside it."""
 
     def __init__(self, folder: Path, holder: Address, transfer: Transfer) -> None:
-        name = f"{holder}-{transfer.digest}"
+        name = _name(holder, transfer)
         self._part, self._have = folder / f"{name}.part", folder / f"{name}.have"
         self._assembly = Assembly(transfer)
         self._moved = asyncio.Event()
@@ -199,6 +217,10 @@ class _Intake:
         self._part.unlink()
         self._have.unlink()
         return payload
+
+
+def _name(holder: Address, transfer: Transfer) -> str:
+    return f"{holder}-{transfer.digest}"
 
 
 def describe(payload: bytes) -> Transfer:

@@ -75,6 +75,25 @@ async def test_a_fetch_begun_before_the_offer_succeeds_once_it_is_there(tmp_path
         assert await fetching == PAYLOAD
 
 
+async def test_what_never_became_whole_goes_when_its_round_is_over_and_what_is_under_way_stays(
+    tmp_path: Path,
+) -> None:
+    """Else those who promise frames and never send them would fill the spool, round by round."""
+    async with embedded_broker() as url, party(url, RECEIVER, tmp_path / "b") as pulling:
+        given_up, under_way = describe(PAYLOAD), describe(PAYLOAD[1:])
+        with pytest.raises(Refused, match="missing"):
+            await pulling.fetch(HOLDER.address, given_up, max_bytes=10**7, deadline_s=0.2)
+        fetching = asyncio.create_task(pulling.fetch(HOLDER.address, under_way, max_bytes=10**7, deadline_s=20))
+        spool = tmp_path / "b" / "in"
+        while len(list(spool.iterdir())) < 4:  # noqa: ASYNC110  two files of each, which nobody tells us of
+            await asyncio.sleep(0.01)
+        await pulling.drop_unfinished()
+        assert {path.stem for path in spool.iterdir()} == {f"{HOLDER.address}-{under_way.digest}"}
+        async with holder(url, tmp_path / "a", {RECEIVER.address}) as offering:
+            await offering.offer(PAYLOAD[1:])
+            assert await fetching == PAYLOAD[1:]
+
+
 async def test_a_receiver_that_starts_again_asks_only_for_what_it_lacks(tmp_path: Path) -> None:
     transfer = describe(PAYLOAD)
     spool = tmp_path / "b" / "in"
