@@ -172,6 +172,7 @@ async def _serve(host: Host[AgentSettings]) -> None:
             clock=clock,
             metrics=metrics,
         )
+        board.further = lambda: further.assets
         await further.keep([kept for kept in await kept_assets(records, site) if kept != asset])
         hearing = Hearing(mapping, task.heads, asset)
         listening = Listening(asset, mapping, hearing, twinning, further, bus=sensors, clock=clock, metrics=metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -44,6 +45,7 @@ class StatusBoard:
         self._examples, self._model_in_use = examples, model_in_use
         self._refusal = ""
         self._learning: Participation | None = None
+        self.further: Callable[[], Sequence[str]] = tuple  # the other machines whose twins the agent keeps
 
     def note(self, *, refusal: str | None = None, **learning: Any) -> None:
         """Say why a deployment was refused ("" when one is installed), or fields of `Participation`.
@@ -92,6 +94,7 @@ class StatusBoard:
             self._learning,
             await self._examples.count(),
             linked_since_ms,
+            tuple(self.further()),
         )
 
     async def _say(self, leaf: str, payload: bytes, content_type: str = "text/plain") -> None:

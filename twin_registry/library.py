@@ -19,6 +19,7 @@ from gemel.twin.state import Diagnosis, Property, Quality, Twin
 from gemel.wire.types import Count, Millis
 from twin_registry.where import Condition, fulfils
 
+MAX_PAGE_PROPERTIES = 50_000  # of a page of revisions together: some 10 MB
 LOOKED_AT_ONCE = 100  # twins between two turns of the event loop
 
 _Known = TypeVar("_Known", Property, Diagnosis)
@@ -85,10 +86,10 @@ class Agents(msgspec.Struct, frozen=True):
 
 
 class Change(NamedTuple):
-    """Something that happened: an event, or a twin as it stands since. None: nothing that a reader sees."""
+    """Something that happened: an event, a twin that changed, or the twins of an agent that came or went."""
 
     sequence: int
-    told: Shown | TwinEvent | None
+    told: Sequence[Shown | TwinEvent]
 
 
 class Library:
@@ -134,10 +135,12 @@ class Library:
     async def revisions(
         self, site: str, asset: str, *, from_ms: int, to_ms: int, after: int, limit: int
     ) -> Revisions | None:
-        """A page of history; None for a twin that nobody knows."""
-        found = await self._store.history(site, asset, from_ms=from_ms, to_ms=to_ms, limit=limit, after=after)
-        if not found and await self._store.twin(site, asset) is None:
+        """A page of history, shorter where the twin is wide; None for a twin that nobody knows."""
+        standing = await self._store.twin(site, asset)
+        if standing is None:
             return None
+        limit = min(limit, max(1, MAX_PAGE_PROPERTIES // max(1, len(standing.twin.properties))))
+        found = await self._store.history(site, asset, from_ms=from_ms, to_ms=to_ms, limit=limit, after=after)
         return Revisions(found, found[-1].revision if len(found) == limit else None)
 
     async def series(
@@ -173,11 +176,11 @@ class Library:
         return Events(shown, found[-1].sequence if len(found) == limit else None)
 
     async def agents(self, granted: Granted) -> Agents:
-        """The agents whose machine was granted. Of one that has not said which, nobody hears but who sees all."""
+        """The agents whose machines were granted. Of one that has not said which, nobody hears but who sees all."""
         found = []
         for agent in await self._store.agents():
-            place = _machine(agent)
-            if granted(*place) if place else granted(agent.site, "*"):
+            machines = _machines(agent) or [(agent.site, "*")]
+            if all(granted(*machine) for machine in machines):
                 found.append(agent)
         return Agents(found)
 
@@ -193,25 +196,26 @@ class Library:
         silent = await self._silent()
         return [Change(one.sequence, await self._told(one, silent)) for one in found]
 
-    async def _told(self, change: ports.Change, silent: set[tuple[str, str]]) -> Shown | TwinEvent | None:
+    async def _told(self, change: ports.Change, silent: set[tuple[str, str]]) -> Sequence[Shown | TwinEvent]:
         if isinstance(change, TwinEvent):
-            return change
+            return [change]
         if isinstance(change, TwinRevision):
-            return _shown(change, (change.twin.site, change.twin.asset) in silent)
-        place = _machine(change)
-        standing = await self._store.twin(*place) if place else None
-        return None if standing is None else _shown(standing, place in silent)
+            return [_shown(change, (change.twin.site, change.twin.asset) in silent)]
+        twins = [(machine, await self._store.twin(*machine)) for machine in _machines(change)]
+        return [_shown(twin, machine in silent) for machine, twin in twins if twin is not None]
 
     async def _silent(self) -> set[tuple[str, str]]:
         """The machines whose agents are offline."""
-        offline = (_machine(agent) for agent in await self._store.agents() if agent.availability == "offline")
-        return {place for place in offline if place is not None}
+        offline = (agent for agent in await self._store.agents() if agent.availability == "offline")
+        return {machine for agent in offline for machine in _machines(agent)}
 
 
-def _machine(agent: AgentEntry) -> tuple[str, str] | None:
+def _machines(agent: AgentEntry) -> Sequence[tuple[str, str]]:
+    """Those that it keeps twins of, where it has said so."""
     if agent.status is None:
-        return None
-    return agent.site, msgspec.json.decode(agent.status, type=AgentStatus).asset
+        return []
+    status = msgspec.json.decode(agent.status, type=AgentStatus)
+    return [(agent.site, asset) for asset in (status.asset, *status.further)]
 
 
 def _shown(revision: TwinRevision, stale: bool) -> Shown:  # noqa: FBT001  private, and its name says it

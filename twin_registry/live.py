@@ -14,7 +14,7 @@ when its agent goes offline. A slow reader costs no memory: it gets each twin as
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +22,7 @@ import msgspec
 from prometheus_client import Gauge
 
 from gemel.ports import TwinEvent
-from twin_registry.library import LOOKED_AT_ONCE, Granted, Library, Shown
+from twin_registry.library import LOOKED_AT_ONCE, Change, Granted, Library, Shown
 
 EVERY_S: Final = 0.1  # changes that come closer together reach a reader as one
 AT_ONCE: Final = 500
@@ -78,11 +78,9 @@ class Live:
             except TimeoutError:
                 yield b": still here\n\n"
                 continue
-            for sequence, told in changes:
-                if isinstance(told, Shown) and wish.twin(told):
-                    yield _event("twin", told, sequence)
-                if isinstance(told, TwinEvent) and wish.alert(told.site, told.asset):
-                    yield _event("alert", told, sequence)
+            for change in changes:
+                for event in _wanted(wish, change):
+                    yield event
             after = changes[-1].sequence
             if len(changes) < AT_ONCE:
                 await asyncio.sleep(EVERY_S)
@@ -91,6 +89,16 @@ class Live:
         self._readers += more
         if self._metric is not None:
             self._metric.set(self._readers)
+
+
+def _wanted(wish: Wish, change: Change) -> Iterator[bytes]:
+    told = [
+        one for one in change.told if (wish.twin(one) if isinstance(one, Shown) else wish.alert(one.site, one.asset))
+    ]
+    for number, one in enumerate(told, 1):
+        # The id comes with the last of them: who leaves before that hears all of them again.
+        sequence = change.sequence if number == len(told) else None
+        yield _event("twin" if isinstance(one, Shown) else "alert", one, sequence)
 
 
 async def _told(wish: Wish, standing: Iterable[Shown]) -> AsyncIterator[bytes]:

@@ -13,7 +13,7 @@ from gemel.wire.types import Count, Millis
 
 SCHEMA: Final = "gemel.agent/1"
 ONLINE, OFFLINE = b"online", b"offline"  # the whole payload of `agent/<name>/availability`
-MAX_STATUS_BYTES = 16 * 1024
+MAX_STATUS_BYTES = 128 * 1024
 
 
 class Participation(msgspec.Struct, frozen=True):
@@ -31,7 +31,8 @@ class Participation(msgspec.Struct, frozen=True):
 class AgentStatus(msgspec.Struct, frozen=True):
     """What an agent runs, and why. `examples`: labelled windows that it can train from.
 
-    `refusal` says why a deployment was refused, and is empty once a later one is installed.
+    `further`: the other machines whose twins it keeps. `refusal` says why a deployment was refused, and is empty
+    once a later one is installed.
     """
 
     schema: Literal["gemel.agent/1"]
@@ -43,6 +44,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     learning: Participation | None
     examples: Count
     linked_since_ms: Millis
+    further: tuple[TopicLevel, ...] = ()
 
 
 def status_to_json(status: AgentStatus) -> bytes:

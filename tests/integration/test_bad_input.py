@@ -11,6 +11,7 @@ import pytest
 
 from gemel.adapters.mqtt_bus import BusSettings, MqttBus
 from gemel.ports import BusMessage
+from gemel.twin.agent import status_from_json
 from gemel.twin.state import Quality, from_json
 from gemel.wire import topics
 from tests.support.brokers import mosquitto
@@ -78,6 +79,8 @@ async def test_agent_outlives_hostile_payloads_and_a_thousand_assets_with_one_ev
         (agent.config.parent / "sensors.toml").write_text(MAPPING)
         eye = Eye()
         await bus.subscribe(topics.twin_state("north", "+"), eye.hear)
+        words = Eye()
+        await bus.subscribe(topics.agent("north", "press-1-gateway", "status"), words.hear)
         async with running(agent):
             for body, _ in HOSTILE.values():
                 await plc.publish("plant/press-1/sensors/all", body)
@@ -103,6 +106,12 @@ async def test_agent_outlives_hostile_payloads_and_a_thousand_assets_with_one_ev
             assert eye.value("press-1", "TS1") == pytest.approx(10.0)
             kept = {topic.split("/")[-2] for topic in eye.latest}
             assert kept == {"press-1", "asset-0", "asset-1"}
+
+            async def says_which() -> bool:
+                said = [status_from_json(message.payload).further for message in words.latest.values()]
+                return said == [("asset-0", "asset-1")]
+
+            await eventually(says_which)
 
             for event in ("no twin for this asset", "fault=huge", "fault=malformed"):
                 told = [line for line in agent.log.splitlines() if event in line and "debug" not in line]

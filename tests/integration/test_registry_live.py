@@ -130,19 +130,27 @@ async def test_id_of_a_store_that_was_replaced_begins_at_the_beginning(stores: R
         assert await reader.words(2) == [("twin", "press-1", 1), ("standing", "", 1)]
 
 
-async def test_twin_is_told_again_as_stale_when_its_agent_goes_and_as_good_when_it_comes_back(
+async def test_twins_are_told_again_as_stale_when_their_agent_goes_and_as_good_when_it_comes_back(
     stores: RegistryStores, url: str
 ) -> None:
     await stores.twins.put(twin(1), 1)
-    status = status_to_json(AgentStatus("gemel.agent/1", "north", "gw", "press-1", None, "", None, 0, 0))
+    await stores.twins.put(twin(1, "press-2"), 1)
+    agent = AgentStatus("gemel.agent/1", "north", "gw", "press-1", None, "", None, 0, 0, ("press-2",))
+    status = status_to_json(agent)
     await stores.twins.put_agent("north", "gw", status=status, availability="online", received_ms=1)
     async with Reader.of(url) as reader:
-        assert not (await reader.next()).json()["stale"]
+        assert [(await reader.next()).json()["stale"] for _ in range(2)] == [False, False]
         await reader.words(1)
         for availability, stale, quality in (("offline", True, "stale"), ("online", False, "good")):
             await stores.twins.put_agent("north", "gw", availability=availability, received_ms=2)
-            told = (await reader.next()).json()
-            assert (told["stale"], told["twin"]["properties"]["TS1"]["quality"]) == (stale, quality)
+            told = [await reader.next(), await reader.next()]
+            assert [_word(event)[1] for event in told] == ["press-1", "press-2"]
+            assert told[0].id < told[1].id  # the id comes with the last of the agent's twins
+            for event in told:
+                assert (event.json()["stale"], event.json()["twin"]["properties"]["TS1"]["quality"]) == (
+                    stale,
+                    quality,
+                )
 
 
 async def test_place_and_conditions_choose_what_is_told(stores: RegistryStores, url: str) -> None:

@@ -32,7 +32,7 @@ from gemel.twin.backfill import to_json as backfill_to_json
 from gemel.twin.state import blank, to_json
 from gemel.wire import merkle, topics
 from tests.support.registry_api import alert, app_of, client_of, problem, twin
-from twin_registry import access_log, answering
+from twin_registry import access_log, answering, library
 from twin_registry.answering import Answerer
 from twin_registry.api import OPEN_PATHS, make_app
 from twin_registry.keeping import Keeper
@@ -211,6 +211,35 @@ async def test_twin_of_an_agent_that_is_offline_is_stale(stores: RegistryStores,
     assert shown.json()["twin"]["properties"]["TS1"]["quality"] == "stale"
     assert shown.headers["etag"] == '"1s"'
     assert (await api.get("/twins?where=TS1>40")).json()["twins"] == []
+
+
+async def test_every_machine_of_an_agent_that_is_offline_is_stale(
+    stores: RegistryStores, api: httpx.AsyncClient
+) -> None:
+    status = status_to_json(AgentStatus("gemel.agent/1", "north", "gw", "a", None, "", None, 0, 0, ("b",)))
+    for asset in ("a", "b", "c"):
+        await stores.twins.put(twin(1, asset), 1)
+    await stores.twins.put_agent("north", "gw", status=status, availability="offline", received_ms=1)
+    assert [line["stale"] for line in (await api.get("/twins")).json()["twins"]] == [True, True, False]
+    tokens = Tokens([Token("wallboard", digest("wall"), ("read:north/a",))])
+    async with client_of(app_of(stores, tokens), "wall") as wallboard:  # which may know nothing of b
+        assert (await wallboard.get("/agents")).json()["agents"] == []
+
+
+async def test_page_of_wide_revisions_is_short_and_goes_on(
+    stores: RegistryStores, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "MAX_PAGE_PROPERTIES", 90)
+    reading = twin(1).properties["TS1"]
+    for version in range(1, 8):
+        wide = {f"T{n}": replace(reading, source_time_ms=version) for n in range(30)}
+        await stores.twins.put(replace(twin(version), properties=wide), version)
+    found, after = list[list[int]](), 0
+    while after is not None:
+        page = (await api.get(f"{PRESS}/history?limit=1000&after={after}")).json()
+        found.append([revision["revision"] for revision in page["revisions"]])
+        after = page["next"]
+    assert found == [[1, 2, 3], [4, 5, 6], [7]]
 
 
 async def test_assets_are_declared_from_what_was_looked_at_and_make_a_tree(api: httpx.AsyncClient) -> None:
