@@ -30,6 +30,7 @@ from gemel.console.funding import FOUNDING_GAS, REGISTRATION_GAS, ROUND_GAS, fun
 from gemel.errors import ConfigError
 from gemel.ports import Chain, PartyRecord, Role
 from gemel.sealing.budget import budget_of
+from gemel.sealing.ckks.plan import plan_of
 from gemel.wire import topics
 from gemel.wire.identity import Identity
 from gemel.wire.messages import WHOLE, Collector, Policy, encode
@@ -115,7 +116,9 @@ def check_plan(plan: FleetPlan, source: str) -> None:
     if plan.policy.sealing.max_share * minimum < WHOLE:
         least = -(-WHOLE // minimum)
         raise ConfigError(source, "policy.sealing.max_share", f"at least {least}: of {minimum}, somebody has as much")
-    budget_of(plan.policy.sealing, 1).check(plan.policy.max_frame_bytes)
+    sealing = plan.policy.sealing
+    figures = plan_of(sealing, 1) if sealing.scheme == "ckks" else budget_of(sealing, 1)
+    figures.check(plan.policy.max_frame_bytes)
 
 
 def owner_address(owner: str, source: str = "plan") -> Address:

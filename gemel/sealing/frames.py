@@ -6,7 +6,7 @@ words follows from policy, model size and context:
     offset  size  field
     0       4     magic b"GSEL"
     4       1     version (1)
-    5       1     scheme (1 = bfv-packed, 2 = one-time-keys: onetime/frames.py says what differs; 3 = ckks: ckks/frames.py)
+    5       1     scheme (1 = bfv-packed; 2 = one-time-keys, 3 = ckks: frames.py in their folders says what differs)
     6       1     kind (1 update, 2 sum)
     7       1     reserved, zero
     8       4     contributors: 1 in an update; in a sum how many were added, one of level 3 as three

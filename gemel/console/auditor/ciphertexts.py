@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from gemel.console.auditor.book import require
 from gemel.console.auditor.case import RoundCase
 from gemel.exchange import admission
-from gemel.sealing.summer import Summer
+from gemel.sealing.ports import SummerPort
+from gemel.sealing.schemes import summer_of
 from gemel.sealing.work import check_body
 from gemel.wire import merkle
 from gemel.wire.envelope import HEADER_BYTES
@@ -24,7 +25,7 @@ class _Sealing:
 
     context: Digest
     parameters: int
-    summer: Summer
+    summer: SummerPort
 
 
 def check_ciphertexts(case: RoundCase, parameters: int | None, roster: Entries, included: Entries) -> None:
@@ -55,7 +56,7 @@ def _sealing(case: RoundCase, parameters: int | None) -> _Sealing | None:
         case.missing("context", "sealed forms were not checked, the sum was not recomputed")
     elif parameters is not None:
         with case.checking("sealing contexts", "context"):  # refuses one with a secret key in it
-            return _Sealing(sha256(context), parameters, Summer(context, case.policy.sealing, parameters))
+            return _Sealing(sha256(context), parameters, summer_of(context, case.policy.sealing, parameters))
     return None
 
 
