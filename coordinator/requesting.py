@@ -25,11 +25,16 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class RequestDesk:
-    """The requests for one task's rounds. The service says when it takes them, and for which model."""
+    """The requests for one task's rounds. The service says when it takes them, and for which model.
+
+    Until it has said so for the first time, requests wait: right after a start nobody knows yet whether a round is
+    under way, and what came while the coordinator was away must not be refused for that.
+    """
 
     office: Office
     records: Records
-    _model_in_use: Digest | None = None  # None: a round is under way
+    _model_in_use: Digest | None = None  # None: a round is under way, or nothing is known yet
+    _known: asyncio.Event = field(default_factory=asyncio.Event)
     _requests: Requests = field(default_factory=Requests)
     _more: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -44,6 +49,12 @@ class RequestDesk:
     def open(self, model_in_use: Digest) -> None:
         """Between two rounds: from now on requests count that speak of this model."""
         self._model_in_use = model_in_use
+        self._known.set()
+
+    def close(self) -> None:
+        """A round is under way: requests are refused."""
+        self._model_in_use = None
+        self._known.set()
 
     async def enough(self) -> None:
         """Wait until as many agents as the plan wants have asked."""
@@ -56,11 +67,12 @@ class RequestDesk:
 
     async def begun(self) -> None:
         """A round begins: it answers what was asked."""
-        self._model_in_use = None
+        self.close()
         await self._keep(used(self._requests))
 
     async def _on_request(self, message: Envelope) -> None:
         header = message.header
+        await self._known.wait()
         if is_repetition(self._requests, header):
             return
         try:

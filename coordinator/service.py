@@ -77,8 +77,11 @@ class Service:
     async def _resume(self) -> None:
         office, stored = self.office, self.driver.round
         if stored is None:
+            self.desk.close()
             await self.driver.run(await inviting.genesis(office))
             return
+        if stored.state not in machine.FINAL:
+            self.desk.close()
         log.info("going on with a stored round", number=stored.number, state=stored.state.value)
         again = partial(inviting.invite, office, stored) if stored.state == machine.State.OPEN else None
         await self.driver.run(on_begun=again)
