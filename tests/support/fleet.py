@@ -70,10 +70,12 @@ def fleet_plan(
     trust: Mapping[str, int] = {},
     minimum_owners: int = 3,
     two_owners_exception: str = "",
+    sealing: SealingPolicy | None = None,
 ) -> FleetPlan:
     """Agents by name with their owners, and those with less than full trust; both of two validators must agree."""
+    sealing = sealing or SealingPolicy("bfv-packed", 8, 0.1, contributors, weight_cap=100, levels=levels)
     policy = Policy(
-        sealing=SealingPolicy("bfv-packed", 8, clip=0.1, contributors=contributors, weight_cap=100, levels=levels),
+        sealing=sealing,
         training=TrainingPlan(epochs=2, batch_size=10, learning_rate=0.05),
         minimum_owners=minimum_owners,
         max_frame_bytes=200_000,
@@ -210,6 +212,7 @@ class Fleet:
     bus: MqttBus
     _open: AsyncExitStack
     _dying: asyncio.Task[None]
+    task_path: str = TASK_PATH  # one whose windows are those of tiny_task
     players: dict[str, Player] = field(default_factory=dict)
     _ports: dict[str, int] = field(default_factory=dict)
 
@@ -264,7 +267,7 @@ class Fleet:
                 "chain": {"rpc_url": self.place.rpc_url, **contracts},
             }
         if name in ("coordinator", "custodian", *self.plan.validator_names):
-            document["task"] = TASK_PATH
+            document["task"] = self.task_path
         if name in ("coordinator", *self.plan.validator_names):
             reference = self.root / f"{name}.npz"
             save_windows(reference, sample_windows(seed=1000 + len(self._ports)))
@@ -280,7 +283,7 @@ class Fleet:
         sensors = self.root / f"{name}-sensors.toml"
         source = {"topic": f"plant/{name}/sensors", "properties": properties}
         sensors.write_text(tomli_w.dumps({"source": [source], "inspection": {"topic": f"plant/{name}/inspection"}}))
-        return {"site": SITE, "name": name, "asset": f"{name}-rig", "sensors_file": str(sensors), "task": TASK_PATH}
+        return {"site": SITE, "name": name, "asset": f"{name}-rig", "sensors_file": str(sensors), "task": self.task_path}
 
     async def give_examples(self, name: str, seed: int, count: int = 60) -> None:
         """What an agent would have learnt from its machine before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gemel.errors import Malformed
+from gemel.learning.fleet_statistics import FleetStatistics
 from gemel.learning.task import Floats, Head, Input, Labels, Measured, Trained, Windows
 from gemel.wire.messages import TrainingPlan
 from gemel.wire.tensors import Manifest, Model, manifest_of
@@ -96,3 +97,4 @@ def _probabilities(model: Model, head: Head, features: Floats) -> Floats:
 
 
 task = TinyTask()
+statistics = FleetStatistics(task)
