@@ -1,4 +1,4 @@
-"""What a person types: `gemel audit`, `budget`, `found`, `keys`, `export-chain`, `twin`.
+"""What a person types: `gemel audit`, `budget`, `found`, `keys`, `export-chain`, `statistics`, `twin`.
 
 Commands import what they need when they run: `gemel --help` shall not wait for a chain client and a sealing library.
 Exit status 0: done, or all holds; 1: an audit has findings; 2: it cannot be done, and one line on stderr says why.
@@ -208,6 +208,27 @@ def budget(
     from gemel.sealing import costs
 
     typer.echo(costs.describe(founding.load_plan(plan_path).policy, parameters), nl=False)
+
+
+@app.command("statistics")
+def statistics(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The founded fleet that pools statistics.")],
+    task: Annotated[str, typer.Option(help="Its task, an import path such as module:attribute.")],
+    blobs: Annotated[Path, typer.Option(help="The models of its coordinator or of a validator: STATE_DIR/blobs.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep them here, for statistics_file in settings.")
+    ] = None,
+) -> None:
+    """Show the statistics that a fleet has pooled under encryption and its validators approved."""
+    from gemel.console import pooling
+    from gemel.wire.types import sha256
+
+    pools = pooling.statistics_task(task)
+    model = asyncio.run(pooling.approved_model(directory, blobs))
+    typer.echo(pooling.table(pools, model))
+    typer.echo(f"model {sha256(model)}")
+    if out is not None:
+        asyncio.run(pooling.keep(out, model))
 
 
 @twin_app.command("describe")
