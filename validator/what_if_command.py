@@ -27,13 +27,13 @@ from gemel.errors import ConfigError, GemelError, Malformed
 from gemel.host.logs import configure_logs
 from gemel.host.party import read_file
 from gemel.host.workers import Workers
+from gemel.learning import exports
 from gemel.learning.task import Task, load_task
 from gemel.ports import Blobs, Chain, RoundState
 from gemel.twin.state import RunningModel, Twin, blank
 from gemel.wire import tensors, topics
 from gemel.wire.trust import load_trust
 from gemel.wire.types import NO_DIGEST, Digest, Millis, sha256
-from validator.inspections import read_inspections, time_ms_of
 from validator.plant_history import PlantHistory
 from validator.settings import RegistrySection, ValidatorSettings
 from validator.what_if import MAX_FILL, Comparison, Fork, Inspection, Replay, Replayed, compare_bytes, fork, shape_of
@@ -148,7 +148,7 @@ async def ask(settings: ValidatorSettings, question: Question) -> WhatIf:
 
 
 def _moment(text: str, option: str) -> Millis:
-    time_ms = time_ms_of(text)
+    time_ms = exports.time_ms_of(text)
     if time_ms is None:
         raise ConfigError(option, repr(text), "ISO 8601 (UTC where it names no zone) or ms since 1970")
     return time_ms
@@ -166,7 +166,7 @@ def _check(question: Question) -> None:
 def _inspections(question: Question, task: Task) -> Sequence[Inspection]:
     if question.inspections is None:
         return ()
-    found = read_inspections(question.inspections, task.heads)
+    found = exports.inspections(question.inspections, task.heads)
     return [inspection for inspection in found if question.from_ms < inspection[0] <= question.to_ms]
 
 

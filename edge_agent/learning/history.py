@@ -1,25 +1,20 @@
 """Cycles from before the agent came, out of a historian's export.
 
-A folder with two CSV files, each with a header line, UTF-8, ascending in time; further columns are ignored:
+A folder with sensors.csv and inspections.csv (gemel/learning/exports.py), both ascending in time. The first has one
+column for each input of the task, and an empty field is no reading.
 
-    sensors.csv        time,TS1,TS2,…         one column for each input of the task; an empty field is no reading
-    inspections.csv    time,cooler,valve,…    the end of a cycle and the class of each head; empty or -1 is unknown
-
-Values are in the twin's units (`unit` of the sensor mapping).
-Times are ISO 8601 (UTC where they name no zone) or milliseconds since 1970. Readings that the sensor mapping would
-refuse count as missing, so that the same rules hold as for live data.
+Values are in the twin's units (`unit` of the sensor mapping). Readings that the sensor mapping would refuse count as
+missing, so that the same rules hold as for live data.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_agent.sensing.mapping import PropertyMap, SensorMap
-from edge_agent.sensing.values import checked_number, class_numbers, source_time_ms
-from gemel.errors import ConfigError
+from edge_agent.sensing.values import checked_number
+from gemel.learning import exports
 from gemel.learning.task import Head
 from gemel.twin.window import Collected, Example, Shape, Windower
 
@@ -41,9 +36,9 @@ def read_history(folder: Path, mapping: SensorMap, heads: tuple[Head, ...], shap
     """Gather the export's windows. Raises ConfigError naming the file, the line and what is allowed there."""
     windower, history = Windower(shape), History()
     ranges = mapping.properties
-    inspections = _inspections(folder / "inspections.csv", heads)
+    inspections = exports.inspections(folder / "inspections.csv", heads)
     pending = next(inspections, None)
-    for time_ms, row in _rows(folder / "sensors.csv", shape.inputs):
+    for time_ms, row in exports.rows(folder / "sensors.csv", shape.inputs):
         while pending is not None and pending[0] <= time_ms:
             _take(history, windower.inspect(*pending))
             pending = next(inspections, None)
@@ -69,35 +64,6 @@ def _take(history: History, collected: Collected) -> None:
     history.examples += collected.examples
     history.dropped += collected.dropped
     history.unmatched += collected.unmatched
-
-
-def _inspections(path: Path, heads: tuple[Head, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    for time_ms, row in _rows(path, tuple(head.name for head in heads)):
-        labels, known = class_numbers(row, heads)
-        if not known:
-            classes = "; ".join(f"{head.name}: {', '.join(head.classes)}" for head in heads)
-            raise ConfigError(str(path), f"inspection of {row['time']}", f"names of classes ({classes}), empty or -1")
-        yield time_ms, labels
-
-
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Source time and fields of each line."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True, restval="")
-            missing = {"time", *columns} - set(reader.fieldnames or ())
-            if missing:
-                raise ConfigError(str(path), "header", f"also {', '.join(sorted(missing))}")
-            for row in reader:
-                text = row["time"]
-                time_ms = source_time_ms(int(text) if text.isdecimal() and len(text) < 20 else text)
-                if time_ms is None:
-                    raise ConfigError(
-                        str(path), f"time in line {reader.line_num}", "ISO 8601 or milliseconds since 1970"
-                    )
-                yield time_ms, row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(str(path), "history", f"a readable CSV file ({error})") from error
 
 
 def _parsed(text: str) -> float | str:

@@ -66,7 +66,8 @@ def from_json(data: bytes) -> Backfill:
         raise Malformed("Backfill", f"{len(data)} bytes, at most {MAX_BACKFILL_BYTES}")
     backfill = decode(Backfill, data)
     for kept in backfill.revisions:
-        for one in (kept.twin, *kept.events):
+        told: tuple[Twin | AlertEvent, ...] = (kept.twin, *kept.events)
+        for one in told:
             if (one.site, one.asset) != (backfill.site, backfill.asset):
                 raise Malformed("Backfill", f"a {type(one).__name__} of {one.site}/{one.asset} among another's")
     return backfill

@@ -103,9 +103,9 @@ def test_readings_that_the_mapping_refuses_count_as_missing(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("sensors", "inspections", "says"),
     [
-        (["yesterday" + line(0)[1:]], [], "sensors.csv: time in line 2"),
+        (["yesterday" + line(0)[1:]], [], "sensors.csv: line 2: time"),
         ([line(0)], ["60000,1,molten,,,"], "near_failure"),
-        ([line(0)], ["60000,1,full,,,", "noon,2,full,,,"], "inspections.csv: time in line 3"),
+        ([line(0)], ["60000,1,full,,,", "noon,2,full,,,"], "inspections.csv: line 3: time"),
     ],
 )
 def test_broken_export_is_refused_with_file_and_line(

@@ -14,13 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from gemel.errors import ConfigError, Malformed
+from gemel.errors import Malformed
 from gemel.learning.task import UNKNOWN
 from gemel.twin.state import Quality, RunningModel, blank
 from gemel.wire import tensors
 from gemel.wire.messages import TrainingPlan
 from tests.support.tiny_task import HEADS, INPUTS, WINDOW_S, sample_windows, task
-from validator.inspections import read_inspections, time_ms_of
 from validator.what_if import Comparison, Reading, Replay, Replayed, compare, compare_bytes, fork, shape_of
 from validator.what_if_command import what_if
 from validator.what_if_tables import show
@@ -169,51 +168,6 @@ def test_bytes_of_another_task_are_refused() -> None:
         compare_bytes(
             "tests.support.tiny_task:task", replay(readings(WINDOWS.inputs[:1])), tensors.to_bytes(TRAINED), other
         )
-
-
-# --- what inspections found ---------------------------------------------------------------------
-
-
-def test_inspections_are_read_as_an_agent_imports_them(tmp_path: Path) -> None:
-    file = tmp_path / "inspections.csv"
-    file.write_text("time,pump,valve,by\n1700000006000,worn,open,anna\n2023-11-14T22:13:32Z,,-1,\n")
-    assert read_inspections(file, HEADS) == [(START_MS + 6000, (1, 1)), (START_MS + 12_000, (UNKNOWN, UNKNOWN))]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("time,pump\n", "header: also valve"),
-        ("time,pump,valve\nnoon,worn,open\n", "line 2: time: ISO 8601"),
-        ("time,pump,valve\n1,rusty,open\n", "line 2: pump: one of good, worn, broken, empty or -1"),
-        ("\x00", "inspections.csv: "),
-    ],
-)
-def test_inspections_that_do_not_hold_are_refused_with_file_and_line(tmp_path: Path, text: str, said: str) -> None:
-    file = tmp_path / "inspections.csv"
-    file.write_text(text)
-    with pytest.raises(ConfigError, match=said):
-        read_inspections(file, HEADS)
-
-
-def test_missing_file_of_inspections_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="a readable CSV file"):
-        read_inspections(tmp_path / "none.csv", HEADS)
-
-
-@given(st.integers(0, 253_402_300_799_999))
-def test_time_in_milliseconds_is_taken_as_it_stands(time_ms: int) -> None:
-    assert time_ms_of(str(time_ms)) == time_ms
-
-
-@given(st.text())
-def test_text_is_a_time_from_1970_on_or_none(text: str) -> None:
-    time_ms = time_ms_of(text)
-    assert time_ms is None or 0 <= time_ms <= 253_402_300_799_999
-
-
-def test_time_without_a_zone_is_utc() -> None:
-    assert time_ms_of("2023-11-14T22:13:20") == time_ms_of("2023-11-14T23:13:20+01:00") == START_MS
 
 
 # --- for people -----------------------------------------------------------------------------------
