@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Self, TypeVar
 
@@ -142,6 +142,7 @@ class Desk:
     tokens: Tokens | None
     live: Live
     broker: str
+    exporting: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,11 +294,12 @@ async def read_series(
 async def describe_thing(visit: Asking, site: Site, asset: AssetName, if_none_match: IfNoneMatch = None) -> Response:
     """The twin as a W3C Thing Description 1.1: where and how to read, watch and set the machine over MQTT."""
     shown = await _standing(visit, site, asset)
-    broker = visit.desk.broker
-    return _unless_known(
+    tag = f'"{shown.revision}"'
+    return await _exported(
+        visit,
         if_none_match,
-        f'"{shown.revision}"',
-        lambda: thing_description.to_json(shown.twin, broker),
+        tag,
+        lambda: thing_description.to_json(shown.twin, visit.desk.broker),
         "application/td+json",
     )
 
@@ -311,16 +313,26 @@ async def describe_asset(visit: Asking, site: Site, asset: AssetName, if_none_ma
     """The twin as an AAS environment (metamodel 3): a shell with its readings and its health."""
     shown = await _standing(visit, site, asset)
     try:
-        document = await asyncio.to_thread(asset_shell.to_json, shown.twin)  # the SDK takes a second to load
+        return await _exported(visit, if_none_match, _tag(shown), lambda: asset_shell.to_json(shown.twin))
     except ConfigError as error:
         raise HTTPException(501, str(error)) from error
-    return _unless_known(if_none_match, _tag(shown), lambda: document)
 
 
 @_get(SCHEMA_PATH, dict, more=_NOT_MODIFIED, media="application/schema+json")
 async def read_schema(if_none_match: IfNoneMatch = None) -> Response:
     """The JSON Schema (draft 2020-12) of twins, deltas, events and desired values."""
     return _unless_known(if_none_match, _SCHEMA_TAG, lambda: _SCHEMA, "application/schema+json")
+
+
+async def _exported(
+    visit: Visit, if_none_match: str | None, tag: str, make: Callable[[], bytes], media_type: str = "application/json"
+) -> Response:
+    """In a thread, one at a time: a wide twin takes seconds, and so does loading the SDK."""
+    if if_none_match is not None and _names(if_none_match, tag, weak=True):
+        return _not_modified(tag)
+    async with visit.desk.exporting:
+        document = await asyncio.to_thread(make)
+    return Response(document, media_type=media_type, headers={"ETag": tag})
 
 
 async def _standing(visit: Visit, site: str, asset: str) -> Shown:
@@ -510,8 +522,12 @@ def _unless_known(
     if_none_match: str | None, tag: str, make: Callable[[], bytes], media_type: str = "application/json"
 ) -> Response:
     if if_none_match is not None and _names(if_none_match, tag, weak=True):
-        return Response(status_code=304, headers={"ETag": tag})
+        return _not_modified(tag)
     return Response(make(), media_type=media_type, headers={"ETag": tag})
+
+
+def _not_modified(tag: str) -> Response:
+    return Response(status_code=304, headers={"ETag": tag})
 
 
 def _found(answer: msgspec.Struct | None, what: str) -> Response:
