@@ -15,7 +15,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from eth_hash.auto import keccak
@@ -38,6 +38,9 @@ from gemel.wire.trust import Trust
 from gemel.wire.types import Address, Ppm
 
 OPERATOR, COORDINATOR, CUSTODIAN, LISTENER = "operator", "coordinator", "custodian", "listener"
+
+# What a plan need not say. Four bits cost no accuracy with error feedback (gemel/sealing/README.md).
+DEFAULT_SCHEME, DEFAULT_BITS = "bfv-packed", 4
 
 _ADDRESS = re.compile(r"0x[0-9a-f]{40}")
 
@@ -85,14 +88,21 @@ class FleetPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load_plan(path: Path) -> FleetPlan:
     """A plan from a TOML file. Raises ConfigError naming the file and the key."""
     try:
-        document = tomllib.loads(path.read_text())
-        plan = msgspec.convert(document, FleetPlan)
+        plan = msgspec.convert(_with_defaults(tomllib.loads(path.read_text())), FleetPlan)
     except OSError as error:
         raise ConfigError(str(path), "plan", f"a readable file ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, msgspec.ValidationError) as error:
         raise ConfigError(str(path), "plan", str(error)) from error
     check_plan(plan, str(path))
     return plan
+
+
+def _with_defaults(document: dict[str, Any]) -> dict[str, Any]:
+    match document:
+        case {"policy": {"sealing": dict(sealing)}}:
+            sealing.setdefault("scheme", DEFAULT_SCHEME)
+            sealing.setdefault("bits", DEFAULT_BITS)
+    return document
 
 
 def check_plan(plan: FleetPlan, source: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemel.console.founding import AgentPlan, FleetPlan, GatePlan
+from gemel.console.founding import DEFAULT_BITS, AgentPlan, FleetPlan, GatePlan
 from gemel.errors import ConfigError
 from gemel.learning.tasks.hydraulic import PLAN
 from gemel.wire.messages import Policy, SealingPolicy
@@ -19,7 +19,7 @@ LIVE_CYCLES = 30  # of each gateway come live, the earlier ones from the histori
 MINIMUM_AGENTS = 3  # of two, each could subtract its own update from the sum
 
 POLICY = Policy(
-    sealing=SealingPolicy(scheme="bfv-packed", bits=8, clip=0.25, contributors=8, weight_cap=600),
+    sealing=SealingPolicy(scheme="bfv-packed", bits=DEFAULT_BITS, clip=0.25, contributors=8, weight_cap=600),
     training=PLAN,
     minimum_owners=MINIMUM_AGENTS,
     max_frame_bytes=4 << 20,

@@ -29,6 +29,12 @@ def test_example_plan_is_read(tmp_path):
     )
 
 
+def test_plan_that_names_neither_scheme_nor_bits_seals_at_four_bits_with_a_public_key(tmp_path):
+    text = EXAMPLE_TOML.replace("bits = 8\n", "").replace('scheme = "bfv-packed"\n', "")
+    sealing = load_plan(write(tmp_path, text)).policy.sealing
+    assert (sealing.scheme, sealing.bits) == ("bfv-packed", 4)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -66,7 +72,7 @@ def test_bad_plan_is_refused_in_one_line_that_names_file_and_key(tmp_path, old, 
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"fleet = 1"])
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"fleet = 1", b"policy = 3", b"[policy]\nsealing = 4"])
 def test_file_that_is_no_plan_is_refused(tmp_path, content):
     path = tmp_path / "fleet.toml"
     if content is not None:
