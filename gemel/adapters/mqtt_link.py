@@ -2,7 +2,7 @@
 
 aiomqtt gives the connection and its place in the event loop. It drops what we need most: it acknowledges before
 our code has run, ignores the code of a PUBACK and never raises for a SUBACK. So this file, and no other, reaches
-through to the paho client that it wraps (`_paho`, `_misc_task`); the release is pinned and
+through to the paho client that it wraps (`_paho`, `_sock`, `_misc_task`); the release is pinned and
 tests/contract/test_bus.py holds it. See docs/decisions/0002-acknowledge-after-effect.md.
 """
 
@@ -27,6 +27,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from gemel.adapters.bus_settings import BusSettings
+from gemel.adapters.read_ahead import ReadAhead
 from gemel.errors import BusRefused, BusUnavailable
 from gemel.ports import Will
 
@@ -124,6 +125,8 @@ class Link:
             await self._client.__aenter__()
         except aiomqtt.MqttError as error:
             raise _failure("connect as", self._settings.client_id, error) from error
+        if (connected := self._paho.socket()) is not None:
+            self._paho._sock = ReadAhead(connected)  # noqa: SLF001  as in __init__
 
     async def wait_ended(self) -> BusUnavailable | BusRefused:
         """Wait until the link is gone, and say why. Publishes that wait for an answer raise BusUnavailable."""
