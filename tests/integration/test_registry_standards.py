@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from gemel.wire import topics
 from tests.support.registry_api import alert, app_of, client_of, problem, twin
 from twin_registry.tokens import Token, Tokens, digest
 
+PAGE = Path(__file__).parents[2] / "docs" / "registry.md"
 BROKER = "mqtts://broker.plant:8883"
 PRESS = "/twins/north/press-1"
 
@@ -100,3 +102,21 @@ async def test_descriptions_are_for_those_who_may_read_the_twin_and_the_schema_f
             assert problem(await wallboard.get(PRESS + path)) == 403
             assert problem(await wallboard.get(f"/twins/north/press-2{path}")) == 404
         assert (await nobody.get("/schemas/twin/1")).status_code == 200
+
+
+async def test_every_address_in_the_page_about_the_registry_is_answered(
+    stores: RegistryStores, api: httpx.AsyncClient
+) -> None:
+    for version in range(2, 8):
+        await stores.twins.put(twin(version), version)
+    for asset in ("press-1", "tank"):
+        await stores.assets.put_asset("north", asset, b"{}", expected=0)
+    asked = 0
+    for line in PAGE.read_text().split("## Asking over MQTT")[0].splitlines():
+        if line.startswith("| ") and "`/" in line and "`/live`" not in line:
+            addresses = re.findall(r"`([/?][^`]*)`", line.replace("…", "0"))
+            for address in addresses:
+                path = addresses[0].split("?")[0] + address if address.startswith("?") else address
+                assert (await api.get(path)).status_code == 200, path
+                asked += 1
+    assert asked >= 15
