@@ -39,7 +39,7 @@ async def _collect(office: Office, driver: Driver, round_: Round, entry: Entry) 
         wrapped = await office.transfers.fetch(
             entry.device, entry.transfer, max_bytes=entry.transfer.length, deadline_s=left_s
         )
-        frame = admission.open_frame(wrapped, entry, office.terms(round_), office.box_secret)
+        frame = await asyncio.to_thread(admission.open_frame, wrapped, entry, office.terms(round_), office.box_secret)
         check_body(frame, office.policy.sealing, office.task.manifest.size, round_.context.digest)
         await office.folder(round_).write_frame(entry.device, frame)
         await office.transfers.offer(wrapped)  # for validators, should the agent be gone when they want it

@@ -27,6 +27,7 @@ from gemel.wire.types import Address, Digest
 GATHER_S = 0.1  # how long the holder gathers requests, so that several receivers cost one sending
 STALL_S = 2.0  # after so long without a chunk the receiver asks again for what is missing
 CHUNKS_A_REQUEST = 64  # 8 MiB under way at most
+SPOOL_BYTES = 4 << 30
 
 ModelRequest = Callable[[Digest], Awaitable[None]]
 
@@ -34,15 +35,20 @@ log = structlog.get_logger(__name__)
 
 
 class Transfers:
-    """Offers and fetches of one party. `directory` is its spool; it never grows beyond `max_spool_bytes`."""
+    """Offers and fetches of one party. `directory` is its spool; it never grows beyond `max_spool_bytes`.
 
-    def __init__(self, post: Post, directory: Path, *, max_spool_bytes: int = 1 << 30) -> None:
+    What is on its way counts with the length that was announced, from its beginning on.
+    """
+
+    def __init__(self, post: Post, directory: Path, *, max_spool_bytes: int = SPOOL_BYTES) -> None:
         self._post, self._max_spool_bytes = post, max_spool_bytes
         self._out, self._in = directory / "out", directory / "in"
         for folder in (self._out, self._in):
             folder.mkdir(parents=True, exist_ok=True)
         self._wanted: dict[Digest, set[int]] = {}
         self._fetching: set[str] = set()  # names of the files that are on their way
+        self._taken = {path.name: path.stat().st_size for path in self._out.iterdir()}  # bytes, by file
+        self._taken |= {path.stem: path.stat().st_size for path in self._in.glob("*.part")}
         self._wake = asyncio.Event()
         self._on_model: ModelRequest | None = None
 
@@ -88,29 +94,37 @@ class Transfers:
                 return
 
     async def offer(self, payload: bytes) -> Transfer:
-        """Hold `payload` ready for whoever is told of it. Offering again changes nothing."""
+        """Hold `payload` ready for whoever is told of it. Offering again changes nothing. Raises Refused(no_room)."""
         transfer = describe(payload)
+        self._take_room(transfer.digest, transfer.length)
         await asyncio.to_thread(_write_whole, self._out / transfer.digest, payload)
         return transfer
 
     async def withdraw(self, transfer: Transfer) -> None:
         """Answer no more fetches of it."""
         await asyncio.to_thread((self._out / transfer.digest).unlink, missing_ok=True)
+        self._taken.pop(transfer.digest, None)
 
     async def fetch(self, holder: Address, transfer: Transfer, *, max_bytes: int, deadline_s: float) -> bytes:
         """The payload, its digest checked. Asks `holder` until all chunks are here.
 
-        Raises Refused: too_large (before a byte is asked for), missing (not all of it came in, right, in time).
+        Raises Refused: too_large, no_room (before a byte is asked for), missing (not all of it came in, right, in
+        time).
         """
         if transfer.length > max_bytes:
             raise Refused(Reason.TOO_LARGE, f"{transfer.length} bytes announced, at most {max_bytes}")
-        await self._check_room(transfer.length)
         name = _name(holder, transfer)
+        self._take_room(name, transfer.length)
         self._fetching.add(name)
         try:
             return await self._fetch(holder, transfer, self._post.clock.monotonic_s() + deadline_s)
         finally:
             self._fetching.discard(name)
+            part = self._in / f"{name}.part"
+            if part.exists():
+                self._taken[name] = part.stat().st_size
+            else:
+                self._taken.pop(name, None)
 
     async def drop_unfinished(self) -> None:
         """Remove what has come of transfers that nobody fetches any more; for the end of a round."""
@@ -119,6 +133,7 @@ class Transfers:
             for path in self._in.iterdir():
                 if path.stem not in self._fetching:
                     path.unlink(missing_ok=True)
+                    self._taken.pop(path.stem, None)
 
         await asyncio.to_thread(drop)
 
@@ -158,10 +173,12 @@ class Transfers:
         topic = self._post.topics.fetch(holder, self._post.identity.address)
         await self._post.say(topic, Kind.FETCH, encode(request), expiry_s=10)
 
-    async def _check_room(self, length: int) -> None:
-        used = await asyncio.to_thread(lambda: sum(p.stat().st_size for p in self._in.iterdir()))
-        if used + length > self._max_spool_bytes:
-            raise Refused(Reason.TOO_LARGE, f"the spool holds {used} of {self._max_spool_bytes} bytes")
+    def _take_room(self, name: str, length: int) -> None:
+        others = sum(taken for file, taken in self._taken.items() if file != name)
+        if others + length > self._max_spool_bytes:
+            detail = f"{length} bytes, and {others} of the spool's {self._max_spool_bytes} are taken"
+            raise Refused(Reason.NO_ROOM, detail)
+        self._taken[name] = length
 
 
 class _Intake:

@@ -75,7 +75,8 @@ def read_identity(trust_file: Path, key_file: Path) -> tuple[Trust, Keys]:
 def assemble(host: Host[T], trust: Trust, keys: Keys, records: Records, bus: Bus) -> Party:
     """A party from parts that are open already."""
     post = Post(bus, trust, keys.identity, host.clock, host.metrics.message_refused)
-    transfers = Transfers(post, host.settings.state_dir / "transfers")
+    settings = host.settings
+    transfers = Transfers(post, settings.state_dir / "transfers", max_spool_bytes=settings.spool_bytes)
     return Party(trust, keys, records, bus, post, transfers, Mailbox(records))
 
 

@@ -140,6 +140,9 @@ class ServiceSettings(Settings):
     chain: ChainSection | None = None
     trust_file: Path | None = None
     key_file: Path | None = None
+    spool_bytes: Annotated[int, Field(ge=1 << 20)] = (
+        4 << 30
+    )  # of transfers on their way and on offer; more is refused
 
 
 def _config_error(model: type[BaseModel], source: str, error: ValidationError) -> ConfigError:

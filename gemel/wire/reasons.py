@@ -24,6 +24,7 @@ class Reason(StrEnum):
     NO_COMMITMENT = "no_commitment"
     LATE = "late"
     TOO_LARGE = "too_large"
+    NO_ROOM = "no_room"  # the receiver's spool is full
     TOO_FEW_OWNERS = "too_few_owners"
     OVERWEIGHT = "overweight"  # n_k above the policy's cap, or zero
     NO_WEIGHT = "no_weight"  # trust, or the policy's share, leaves it none in this sum

@@ -126,7 +126,7 @@ async def plant(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Plant
     options = {"levels": 4, "trust": TRUST, "minimum_owners": 2, "two_owners_exception": ALLOWED}
     async with in_one_task(fleet(tmp_path_factory.mktemp("levels"), OWNERS, **options)) as founded:
         await founded.start("custodian", "validator-1", "validator-2")
-        await founded.start("coordinator", rounds=1)
+        await founded.start("coordinator", rounds=1, keep_frames=False)
         listener = await founded.chain_of("listener")
         await founded.reached(listener, 0, RoundState.APPROVED)
         await listener.record_deployed(founded.trust.task, 0, agents=1)
@@ -150,7 +150,30 @@ async def test_real_round_weighs_ciphertexts_by_trust_and_leaves_out_who_has_non
     mean = sum(weight * plant.vector(name) for name, weight in weights.items()) / record.weight
     step = 0.1 / 127
     assert np.abs(candidate - base - mean).max() <= 0.5 * step * sum(LEVELS.values()) * 100 / record.weight
+
+
+async def test_spools_stay_until_the_round_is_final_and_then_they_go(plant: Plant) -> None:
+    """The round is approved by now, and not yet deployed."""
+    coordinator = plant.fleet.state("coordinator")
+    folder, offered = RoundFolder(coordinator, 1), coordinator / "transfers" / "out"
+    frames = {path.name for path in folder.frames.iterdir()}
+    assert frames == {player.address for player in plant.agents.values()}  # of the one without weight, too
+    assert all((folder.path / part).exists() for part in ("sum", "opened", "context"))
+    assert len(list(offered.iterdir())) >= len(frames) + 1
     await plant.listener.record_deployed(plant.task, 1, agents=4)
+    spools = [
+        folder.frames,
+        *(RoundFolder(plant.fleet.state(name), 1).frames for name in ("validator-1", "validator-2")),
+    ]
+
+    async def gone() -> bool:
+        parts = [folder.path / part for part in ("sum", "opened", "context")]
+        left = [path for path in (*spools, *parts) if path.exists()]
+        m0 = 1  # wrapped for validators that come late
+        return not left and len(list(offered.iterdir())) <= m0
+
+    await plant.fleet.until(gone)
+    assert (folder.path / "aggregate").exists()  # signed messages stay
 
 
 async def test_device_without_weight_hears_why(plant: Plant) -> None:

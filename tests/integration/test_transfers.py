@@ -14,7 +14,9 @@ from gemel.exchange.post import Post
 from gemel.exchange.transfers import Transfers, describe
 from gemel.ports import BusMessage
 from gemel.wire.chunks import CHUNK_BYTES, Transfer, pack_chunk
+from gemel.wire.envelope import HEADER_BYTES
 from gemel.wire.identity import Identity
+from gemel.wire.messages import Fetch, decode
 from tests.support.brokers import embedded_broker
 from tests.support.parties import AGENTS, COORDINATOR, TRUST
 
@@ -122,10 +124,74 @@ async def test_a_spool_that_rotted_is_thrown_away_and_pulled_anew(tmp_path: Path
 
 async def test_more_bytes_than_allowed_are_refused_before_any_is_asked_for(tmp_path: Path) -> None:
     async with embedded_broker() as url, party(url, RECEIVER, tmp_path, max_spool_bytes=1000) as pulling:
-        with pytest.raises(Refused, match="too_large"):
-            await pulling.fetch(HOLDER.address, Transfer("0" * 64, 10**9), max_bytes=10**6, deadline_s=5)
-        with pytest.raises(Refused, match="too_large"):
-            await pulling.fetch(HOLDER.address, Transfer("0" * 64, 5000), max_bytes=10**6, deadline_s=5)
+        topic = pulling._post.topics.fetch(HOLDER.address, RECEIVER.address)
+        async with watching(url, topic) as asked:
+            with pytest.raises(Refused, match="too_large"):
+                await pulling.fetch(HOLDER.address, Transfer("0" * 64, 10**9), max_bytes=10**6, deadline_s=5)
+            with pytest.raises(Refused, match="no_room"):
+                await pulling.fetch(HOLDER.address, Transfer("0" * 64, 5000), max_bytes=10**6, deadline_s=5)
+            with pytest.raises(Refused, match="missing"):  # this one may be asked for: the others would show, too
+                await pulling.fetch(HOLDER.address, Transfer("1" * 64, 900), max_bytes=10**6, deadline_s=0.5)
+        assert asked
+        assert all(b"1" * 64 in request for request in asked)
+
+
+async def test_room_is_kept_for_what_is_under_way_and_given_back_with_a_reason(tmp_path: Path) -> None:
+    """Many holders at once: together they announce more than there is, before any of it has come."""
+    async with embedded_broker() as url, party(url, RECEIVER, tmp_path, max_spool_bytes=10_000) as pulling:
+        under_way = asyncio.create_task(
+            pulling.fetch(HOLDER.address, Transfer("1" * 64, 6000), max_bytes=10**6, deadline_s=20)
+        )
+        await asyncio.sleep(0)
+        with pytest.raises(Refused, match=r"no_room \(5000 bytes, and 6000 of the spool's 10000 are taken\)"):
+            await pulling.fetch(HOLDER.address, Transfer("2" * 64, 5000), max_bytes=10**6, deadline_s=20)
+        with pytest.raises(Refused, match="no_room"):
+            await pulling.offer(bytes(4001))
+        held = await pulling.offer(bytes(4000))
+        assert await pulling.offer(bytes(4000)) == held  # once more takes no more
+        under_way.cancel()
+        await asyncio.gather(under_way, return_exceptions=True)
+        with pytest.raises(Refused, match="no_room"):
+            await pulling.offer(b"x" * 6001)
+        await pulling.withdraw(held)
+        await pulling.offer(b"x" * 10_000)
+
+
+async def test_what_a_crash_left_in_the_spool_still_takes_room(tmp_path: Path) -> None:
+    for folder, name in (("in", f"{HOLDER.address}-{'1' * 64}.part"), ("out", "2" * 64)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(bytes(300))
+    async with embedded_broker() as url, party(url, RECEIVER, tmp_path, max_spool_bytes=1000) as pulling:
+        with pytest.raises(Refused, match="600 of the spool's 1000 are taken"):
+            await pulling.offer(bytes(401))
+        await pulling.drop_unfinished()
+        await pulling.withdraw(Transfer("2" * 64, 300))
+        await pulling.offer(bytes(1000))
+
+
+async def test_receiver_that_dies_in_the_middle_goes_on_from_the_chunks_it_has(tmp_path: Path) -> None:
+    payload = bytes(range(256)) * 20_000  # forty chunks
+    async with embedded_broker() as url, holder(url, tmp_path / "a", {RECEIVER.address}) as offering:
+        transfer = await offering.offer(payload)
+        async with watching(url, offering._post.topics.fetch(HOLDER.address, RECEIVER.address)) as asked:
+            have = tmp_path / "b" / "in" / f"{HOLDER.address}-{transfer.digest}.have"
+            async with party(url, RECEIVER, tmp_path / "b") as pulling:
+                fetching = asyncio.create_task(
+                    pulling.fetch(HOLDER.address, transfer, max_bytes=10**8, deadline_s=20)
+                )
+                while not have.exists() or have.stat().st_size < 4 * 4:  # noqa: ASYNC110  nobody tells us
+                    await asyncio.sleep(0.001)
+                fetching.cancel()
+                await asyncio.gather(fetching, return_exceptions=True)
+            raw = have.read_bytes()
+            kept = {int.from_bytes(raw[at : at + 4], "big") for at in range(0, len(raw) - 3, 4)}
+            assert 4 <= len(kept) < transfer.chunks
+            before = len(asked)
+            async with party(url, RECEIVER, tmp_path / "b") as pulling:
+                assert await pulling.fetch(HOLDER.address, transfer, max_bytes=10**8, deadline_s=20) == payload
+            again = [decode(Fetch, request[HEADER_BYTES:]).missing for request in asked[before:]]
+            assert again
+            assert not kept & {index for ranges in again for span in ranges for index in range(*span)}
 
 
 async def test_a_stranger_gets_no_chunk_and_says_what_is_missing(tmp_path: Path) -> None:
