@@ -1,6 +1,6 @@
 """Which classes stand behind the ports, by the policy's scheme. For whoever may hold a public context.
 
-The services still name bfv-packed's classes (work.py): founding refuses a plan with another scheme.
+Services run bfv-packed and ckks; founding refuses a plan with one-time keys.
 """
 
 from __future__ import annotations

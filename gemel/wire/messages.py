@@ -47,7 +47,7 @@ def decode(kind: type[T], data: bytes) -> T:
 class SealingPolicy(Body, frozen=True, omit_defaults=True):
     """How updates are sealed: what the budget is computed from. What is not used does not change the digest."""
 
-    scheme: Literal["bfv-packed", "one-time-keys", "ckks"]  # the services run the first; founding refuses the second
+    scheme: Literal["bfv-packed", "one-time-keys", "ckks"]  # founding refuses one-time-keys: no service runs them
     bits: Annotated[int, msgspec.Meta(ge=2, le=16)]  # of a quantised value
     clip: PositiveFloat  # values are clipped to ± clip before they are quantised
     contributors: Annotated[int, msgspec.Meta(ge=1, le=1000)]  # at most so many updates in a sum
