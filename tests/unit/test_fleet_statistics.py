@@ -4,8 +4,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from edge_agent.learning.training import Job, train_and_seal
 from gemel.demo.rig import read_cycles
-from gemel.errors import ConfigError, Malformed
+from gemel.errors import ConfigError, Malformed, Refused
+from gemel.host.party import read_policy
 from gemel.learning.explaining import drift, explain_model
 from gemel.learning.fleet_statistics import (
     BINS,
@@ -23,7 +25,7 @@ from gemel.learning.splits import split_cycles
 from gemel.learning.task import UNKNOWN, Task, Windows, load_task
 from gemel.learning.tasks.hydraulic import normalised, statistics
 from gemel.sealing.candidate import candidate_model
-from gemel.wire.messages import Policy, SealingPolicy, TrainingPlan
+from gemel.wire.messages import Policy, SealingPolicy, TrainingPlan, encode
 from gemel.wire.tensors import flatten, from_bytes, to_bytes
 from tests.support.sealing import Plant
 from tests.support.tiny_task import HEADS, INPUTS, sample_windows, task
@@ -208,6 +210,17 @@ def test_statistics_of_two_owners_are_refused_and_no_exception_counts():
 
 def test_clip_that_would_cut_statistics_off_is_refused():
     assert "clip of at least 1" in refusal(TINY, policy_of(clip=0.5))
+
+
+def test_no_service_reads_such_a_policy_and_no_agent_trains_by_it(tmp_path):
+    path = tmp_path / "policy.json"
+    path.write_bytes(encode(policy_of(minimum_owners=2, two_owners_exception="the plant's head, on paper")))
+    with pytest.raises(ConfigError, match="at least 3 owners"):
+        read_policy(path, TINY)
+    policy = read_policy(path, task)  # its gradients it may sum
+    base, windows = to_bytes(TINY.initial_model(0)), sample_windows(1)
+    with pytest.raises(Refused, match="too_few_owners"):
+        train_and_seal(Job("tests.support.tiny_task:statistics", base, windows, policy, b"", None, 1, 1))
 
 
 # --- what becomes of M0 ---------------------------------------------------------------------------
