@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coordinator.driver import Driver
+from coordinator.letters import Letters
 from coordinator.model_desk import ModelDesk
 from coordinator.office import Office
 from coordinator.requesting import RequestDesk
@@ -11,6 +12,7 @@ from coordinator.settings import CoordinatorSettings
 from coordinator.votes import Votes
 from gemel.adapters.file_blobs import FileBlobs
 from gemel.exchange.chain_watch import AnyOf
+from gemel.exchange.opened_sums import OpenedSums
 from gemel.host.background import Background
 from gemel.host.chain_party import follow_chain, open_chain_party
 from gemel.host.party import read_policy, read_statistics, serve_transfers
@@ -25,7 +27,7 @@ async def main(host: Host[CoordinatorSettings]) -> None:
     settings = host.settings
     task = load_task(settings.task)
     async with open_chain_party(host) as opened, Workers() as workers, Background() as background:
-        party = opened.party
+        party, policy = opened.party, read_policy(settings.policy_file, task)
         votes = Votes(task_id(party.trust.task))
         office = Office(
             post=party.post,
@@ -41,10 +43,14 @@ async def main(host: Host[CoordinatorSettings]) -> None:
             task=task,
             task_path=settings.task,
             reference=settings.reference_file,
-            policy=read_policy(settings.policy_file, task),
+            policy=policy,
             plan=settings.rounds,
             state_dir=settings.state_dir,
             box_secret=party.keys.box_secret,
+            opened_sums=OpenedSums(
+                party.trust, policy.sealing, party.mailbox, party.transfers, workers.run, party.keys.box_secret
+            ),
+            letters=Letters(party.records, tuple(c.address for c in party.trust.custodians), opened.agents),
             count_update=host.metrics.update,
             statistics=read_statistics(settings.statistics_file),
         )
@@ -58,8 +64,8 @@ async def main(host: Host[CoordinatorSettings]) -> None:
         desk = ModelDesk(office)
         service = Service(office, driver, RequestDesk(office, party.records))
         follow_chain(background, opened, votes.on_event)
-        custodian = {party.trust.custodian.address}
-        await serve_transfers(background, party, AnyOf(opened.agents, opened.validators, custodian), desk.requested)
+        custodians = party.trust.custodian_addresses
+        await serve_transfers(background, party, AnyOf(opened.agents, opened.validators, custodians), desk.requested)
         await service.listen()
         background.start(desk.run(), "model desk")
         background.start(service.run(), "rounds")

@@ -7,6 +7,7 @@ import contextlib
 
 from coordinator import machine
 from coordinator.driver import Driver
+from coordinator.letters import PATIENCE_S
 from coordinator.machine import Event, Round
 from coordinator.office import Office
 from gemel.errors import IllegalEvent, PeerError, Refused
@@ -15,9 +16,10 @@ from gemel.exchange.post import reason_of
 from gemel.ports import RoundState
 from gemel.sealing.work import check_body, sum_frames
 from gemel.wire import merkle
-from gemel.wire.envelope import Kind
+from gemel.wire.envelope import Envelope, Kind
 from gemel.wire.messages import Aggregate, Entry, Receipt
 from gemel.wire.reasons import Reason
+from gemel.wire.types import Address
 
 GRACE_S = 1.0  # a fetch begun after the deadline (after a crash) gets at least so long
 
@@ -26,12 +28,30 @@ async def collect_frames(office: Office, driver: Driver, round_: Round) -> None:
     """Pull all listed frames side by side; each gets its receipt."""
     answered = round_.taken | round_.refused.keys()
     async with asyncio.TaskGroup() as tasks:
+        kept = tasks.create_task(_whose_keys_are_kept(office, round_), name="letters")
         for device, entry in round_.entries.items():
             if device not in answered:
-                tasks.create_task(_collect(office, driver, round_, entry), name=f"collect {device}")
+                tasks.create_task(_collect(office, driver, round_, entry, kept), name=f"collect {device}")
 
 
-async def _collect(office: Office, driver: Driver, round_: Round, entry: Entry) -> None:
+async def _whose_keys_are_kept(office: Office, round_: Round) -> frozenset[Address]:
+    if office.policy.sealing.scheme != "one-time-keys":
+        return frozenset(round_.entries)
+    left_s = (round_.reveal_until_ms - office.post.clock.now_ms()) / 1000
+    patience_s = min(PATIENCE_S, max(GRACE_S, left_s / 2))
+    return await office.letters.kept(round_.number, round_.entries.values(), patience_s)
+
+
+async def on_letter_receipt(office: Office, driver: Driver, message: Envelope) -> None:
+    """A custodian holds an agent's key. Raises PeerError for what is of another round, or no receipt."""
+    if driver.round is None or message.header.round != driver.round.number:
+        raise Refused(Reason.STALE_ROUND, f"round {message.header.round} is not the one that is open")
+    await office.letters.put(message)
+
+
+async def _collect(
+    office: Office, driver: Driver, round_: Round, entry: Entry, kept: asyncio.Task[frozenset[Address]]
+) -> None:
     assert round_.context is not None
     left_s = max(GRACE_S, (round_.reveal_until_ms - office.post.clock.now_ms()) / 1000)
     event: Event
@@ -41,6 +61,8 @@ async def _collect(office: Office, driver: Driver, round_: Round, entry: Entry) 
         )
         frame = await asyncio.to_thread(admission.open_frame, wrapped, entry, office.terms(round_), office.box_secret)
         check_body(frame, office.policy.sealing, office.task.manifest.size, round_.context.digest)
+        if entry.device not in await kept:
+            raise Refused(Reason.NO_LETTER, "the sum would not open: too few custodians hold its key")
         await office.folder(round_).write_frame(entry.device, frame)
         await office.transfers.offer(wrapped)  # for validators, should the agent be gone when they want it
         error, event = None, machine.FrameTaken(entry.device)

@@ -12,18 +12,19 @@ from coordinator.machine import Event, Round, State
 from coordinator.office import Office
 from gemel.errors import IllegalEvent, PeerError, Refused
 from gemel.exchange import admission
+from gemel.exchange.admission import Terms
+from gemel.exchange.round_contexts import announced_context
 from gemel.exchange.round_folder import RoundFolder
+from gemel.exchange.transfers import describe
 from gemel.learning.measuring import initial_model
 from gemel.ports import RoundState
 from gemel.sealing import costs
 from gemel.sealing.work import check_public_context
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import Envelope, Header, Kind
-from gemel.wire.messages import Context, Invitation, Roster, decode
+from gemel.wire.messages import Invitation, Roster
 from gemel.wire.reasons import Reason
 from gemel.wire.types import Digest
-
-CONTEXT_BYTES = 16 << 20
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +50,7 @@ async def begin(office: Office, number: int, base: Digest) -> Round | None:
     await office.chain.open_round(office.name, number, base=base, policy=policy.digest)
     began_ms = office.post.clock.now_ms()
     try:
-        context = await _context(office, number)
+        context = await _context(office, Terms(office.post.trust, number, base, policy))
     except (PeerError, TimeoutError) as error:
         log.warning("no sealing context", number=number, why=str(error))
         await office.chain.abort(office.name, number, reason="no sealing context")
@@ -83,18 +84,15 @@ async def _record_budget(office: Office, number: int) -> None:
     await RoundFolder(office.state_dir, number).write("budget.md", described.encode())
 
 
-async def _context(office: Office, number: int) -> Transfer:
+async def _context(office: Office, terms: Terms) -> Transfer:
     async with asyncio.timeout(office.plan.context_s):
-        announced = await office.mailbox.take(Kind.CONTEXT, number)
-    transfer = decode(Context, announced.body).context
-    custodian = office.post.trust.custodian.address
-    data = await office.transfers.fetch(
-        custodian, transfer, max_bytes=CONTEXT_BYTES, deadline_s=office.plan.context_s
-    )
+        data = await announced_context(
+            terms, office.task.manifest.size, office.mailbox, office.transfers, deadline_s=office.plan.context_s
+        )
     # With a secret key in it we could read updates: the check raises, and this process never uses it.
-    await office.workers.run(check_public_context, data)
-    await RoundFolder(office.state_dir, number).write("context", data)
-    return transfer
+    await office.workers.run(check_public_context, data, office.policy.sealing)
+    await RoundFolder(office.state_dir, terms.round).write("context", data)
+    return describe(data)
 
 
 async def invite(office: Office, round_: Round) -> None:

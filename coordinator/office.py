@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from coordinator.driver import as_json
+from coordinator.letters import Letters
 from coordinator.machine import Round
 from coordinator.settings import RoundSection
 from coordinator.votes import Votes
@@ -17,6 +18,7 @@ from gemel.errors import BusUnavailable, PeerError
 from gemel.exchange.admission import Terms
 from gemel.exchange.chain_watch import ChainWatch, Parties
 from gemel.exchange.mailbox import Mailbox
+from gemel.exchange.opened_sums import OpenedSums
 from gemel.exchange.post import Post, detail_of, reason_of
 from gemel.exchange.round_folder import RoundFolder
 from gemel.exchange.transfers import Transfers
@@ -55,6 +57,8 @@ class Office:
     plan: RoundSection
     state_dir: Path
     box_secret: bytes
+    opened_sums: OpenedSums
+    letters: Letters
     count_update: Callable[[str, str], None]  # (outcome, reason), for the metric
     statistics: bytes | None = None  # what M0 is normalised by
 

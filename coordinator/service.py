@@ -43,7 +43,7 @@ def performers(office: Office, driver: Driver) -> dict[type[machine.Effect], Per
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Hears agents and custodian, and runs rounds."""
+    """Hears agents and custodians, and runs rounds."""
 
     office: Office
     driver: Driver
@@ -53,15 +53,19 @@ class Service:
         """Subscribe; call once. A stored round is taken up first, for its messages may have waited for us."""
         await self.driver.restore()
         post, mailbox = self.office.post, self.office.mailbox
-        custodian = {post.trust.custodian.address}
+        custodians = post.trust.custodian_addresses
         on_commitment = partial(inviting.on_commitment, self.office, self.driver)
         on_stranger = partial(inviting.on_refused_commitment, self.office)
         await post.hear(
             post.topics.commitment(), Kind.COMMITMENT, self.office.agents, on_commitment, on_refused=on_stranger
         )
         await self.desk.listen()
-        await post.hear(post.topics.context, Kind.CONTEXT, custodian, mailbox.put)
-        await post.hear(post.topics.opened, Kind.OPENED, custodian, mailbox.put)
+        await self.office.letters.restore()
+        on_letter = partial(collecting.on_letter_receipt, self.office, self.driver)
+        await post.hear(post.topics.letter_receipt(), Kind.LETTER_RECEIPT, custodians, on_letter)
+        await post.hear(post.topics.key_total(), Kind.KEY_TOTAL, custodians, mailbox.put)
+        await post.hear(post.topics.context(), Kind.CONTEXT, custodians, mailbox.put)
+        await post.hear(post.topics.opened(), Kind.OPENED, custodians, mailbox.put)
 
     async def run(self) -> None:
         """Rounds without end, or as many as planned; goes on with a round that a crash interrupted."""

@@ -1,15 +1,22 @@
-"""python -m custodian --config FILE: holds the sealing key of one task's rounds. All wiring is here."""
+"""python -m custodian --config FILE: holds the secrets of one task's rounds. All wiring is here."""
 
 from __future__ import annotations
 
-from custodian.service import Custodian
+from custodian.held_key import HeldKeyOpening
+from custodian.offers import Offers
+from custodian.one_time import OneTimeOpening
+from custodian.round_secrets import RoundSecrets
+from custodian.service import Custodian, Opening
 from gemel.exchange.chain_watch import AnyOf
+from gemel.exchange.opened_sums import OpenedSums
+from gemel.exchange.post import RefusalObserver
 from gemel.host.background import Background
-from gemel.host.chain_party import ChainPartySettings, follow_chain, open_chain_party
+from gemel.host.chain_party import ChainParty, ChainPartySettings, follow_chain, open_chain_party
 from gemel.host.party import read_policy, serve_transfers
 from gemel.host.service import Host, run_configured
 from gemel.host.workers import Workers
 from gemel.learning.task import load_task
+from gemel.wire.messages import Policy
 
 
 class CustodianSettings(ChainPartySettings):
@@ -23,19 +30,18 @@ async def main(host: Host[CustodianSettings]) -> None:
     settings = host.settings
     task = load_task(settings.task)
     async with open_chain_party(host) as opened, Workers() as workers, Background() as background:
-        party = opened.party
+        party, policy = opened.party, read_policy(settings.policy_file, task)
+        secrets = RoundSecrets(settings.state_dir / "keys")
         custodian = Custodian(
             post=party.post,
-            transfers=party.transfers,
             mailbox=party.mailbox,
             chain=opened.chain,
             watch=opened.watch,
             agents=opened.agents,
-            records=party.records,
-            workers=workers,
-            policy=read_policy(settings.policy_file, task),
-            parameters=task.manifest.size,
-            keys_dir=settings.state_dir / "keys",
+            policy=policy,
+            opening=_opening(opened, workers, policy, task.manifest.size, secrets, host.metrics.message_refused),
+            offers=Offers(party.transfers, party.records),
+            secrets=secrets,
             count_refusal=host.metrics.message_refused,
         )
         follow_chain(background, opened)
@@ -45,6 +51,44 @@ async def main(host: Host[CustodianSettings]) -> None:
         background.start(custodian.run(), "rounds")
         host.ready()
         await host.stopping.wait()
+
+
+def _opening(
+    opened: ChainParty,
+    workers: Workers,
+    policy: Policy,
+    parameters: int,
+    secrets: RoundSecrets,
+    count_refusal: RefusalObserver,
+) -> Opening:
+    """As the policy's scheme demands."""
+    party = opened.party
+    if policy.sealing.scheme == "one-time-keys":
+        sums = OpenedSums(
+            party.trust, policy.sealing, party.mailbox, party.transfers, workers.run, party.keys.box_secret
+        )
+        return OneTimeOpening(
+            post=party.post,
+            transfers=party.transfers,
+            mailbox=party.mailbox,
+            watch=opened.watch,
+            agents=opened.agents,
+            opened_sums=sums,
+            policy=policy,
+            parameters=parameters,
+            secrets=secrets,
+            count_refusal=count_refusal,
+        )
+    return HeldKeyOpening(
+        post=party.post,
+        transfers=party.transfers,
+        records=party.records,
+        offers=Offers(party.transfers, party.records),
+        workers=workers,
+        policy=policy,
+        parameters=parameters,
+        secrets=secrets,
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import typer
 
 from gemel.adapters.file_blobs import FileBlobs
 from gemel.exchange.model_pull import ModelPull
+from gemel.exchange.opened_sums import OpenedSums
 from gemel.host.background import Background
 from gemel.host.chain_party import follow_chain, open_chain_party
 from gemel.host.party import read_policy, read_statistics
@@ -30,7 +31,7 @@ async def main(host: Host[ValidatorSettings]) -> None:
     settings = host.settings
     task = load_task(settings.task)
     async with open_chain_party(host) as opened, Workers() as workers, Background() as background:
-        party = opened.party
+        party, policy = opened.party, read_policy(settings.policy_file, task)
         validator = Validator(
             post=party.post,
             transfers=party.transfers,
@@ -44,9 +45,12 @@ async def main(host: Host[ValidatorSettings]) -> None:
             task=task,
             task_path=settings.task,
             reference=settings.reference_file,
-            policy=read_policy(settings.policy_file, task),
+            policy=policy,
             state_dir=settings.state_dir,
             box_secret=party.keys.box_secret,
+            opened_sums=OpenedSums(
+                party.trust, policy.sealing, party.mailbox, party.transfers, workers.run, party.keys.box_secret
+            ),
             statistics=read_statistics(settings.statistics_file),
         )
         follow_chain(background, opened)

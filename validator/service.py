@@ -14,7 +14,9 @@ from gemel.exchange.admission import Terms
 from gemel.exchange.chain_watch import RETRY_S, ChainWatch, Parties, RoundEnded
 from gemel.exchange.mailbox import Mailbox
 from gemel.exchange.model_pull import ModelPull
+from gemel.exchange.opened_sums import OpenedSums, SealedSum
 from gemel.exchange.post import Post
+from gemel.exchange.round_contexts import announced_context
 from gemel.exchange.round_folder import RoundFolder
 from gemel.exchange.transfers import Transfers
 from gemel.host.workers import Workers
@@ -27,7 +29,7 @@ from gemel.wire import boxes
 from gemel.wire.attestations import ModelAttestation, SumAttestation, attest
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import Kind
-from gemel.wire.messages import Aggregate, Candidate, Context, Entry, Opened, Policy, Roster, decode
+from gemel.wire.messages import Aggregate, Candidate, Entry, Policy, Roster, decode
 from gemel.wire.reasons import Reason
 from gemel.wire.types import Digest, ppm, sha256
 
@@ -57,6 +59,7 @@ class Validator:
     policy: Policy
     state_dir: Path
     box_secret: bytes
+    opened_sums: OpenedSums
     statistics: bytes | None = None  # what M0 has to be normalised by
 
     @property
@@ -64,14 +67,15 @@ class Validator:
         return self.post.trust.task
 
     async def listen(self) -> None:
-        """Hear coordinator and custodian; what they say is checked against the chain before it counts."""
+        """Hear coordinator and custodians; what they say is checked against the chain before it counts."""
         topics, trust = self.post.topics, self.post.trust
-        coordinator, custodian = {trust.coordinator.address}, {trust.custodian.address}
+        coordinator, custodians = {trust.coordinator.address}, trust.custodian_addresses
         await self.post.hear(topics.roster, Kind.ROSTER, coordinator, self.mailbox.put)
         await self.post.hear(topics.aggregate, Kind.AGGREGATE, coordinator, self.mailbox.put)
         await self.post.hear(topics.candidate, Kind.CANDIDATE, coordinator, self.mailbox.put)
-        await self.post.hear(topics.context, Kind.CONTEXT, custodian, self.mailbox.put)
-        await self.post.hear(topics.opened, Kind.OPENED, custodian, self.mailbox.put)
+        await self.post.hear(topics.context(), Kind.CONTEXT, custodians, self.mailbox.put)
+        await self.post.hear(topics.key_total(), Kind.KEY_TOTAL, custodians, self.mailbox.put)
+        await self.post.hear(topics.opened(), Kind.OPENED, custodians, self.mailbox.put)
         await self.models.listen()
 
     async def run(self) -> None:
@@ -124,7 +128,7 @@ class Validator:
         if record.state <= RoundState.CONFIRMED:
             await self._confirm_sum(number, record, aggregate)
         record = await self.watch.reached(number, RoundState.OPENED)
-        opened = await self._opened(number, record)
+        opened = await self._opened(number, record, aggregate)
         record = await self.watch.reached(number, RoundState.MEASURED)
         if record.state == RoundState.MEASURED:
             await self._judge(number, record, opened)
@@ -133,8 +137,8 @@ class Validator:
         roster = decode(Roster, (await self.mailbox.take(Kind.ROSTER, number)).body)
         await self.agents.refresh(self.chain)
         owners = self._check_lists(record, roster, aggregate)
-        context = await self._context(number)
         folder, terms = RoundFolder(self.state_dir, number), Terms(self.post.trust, number, record.base, self.policy)
+        context = await self._context(terms)
         collecting = (self._collect(folder, entry, terms, sha256(context)) for entry in aggregate.entries)
         for refusal in await asyncio.gather(*collecting, return_exceptions=True):
             if refusal is not None:
@@ -143,6 +147,7 @@ class Validator:
         total = await self.workers.run(sum_frames, context, self.policy.sealing, self.task.manifest.size, frames)
         if sha256(total) != record.sum_digest:
             raise Refused(Reason.DIGEST_MISMATCH, "the sum on chain is not the sum of these frames")
+        await folder.write("sum", total)
         attestation = SumAttestation(
             self._name, number, record.updates_root, record.sum_digest, owners, record.weight
         )
@@ -190,26 +195,36 @@ class Validator:
         check_body(frame, self.policy.sealing, self.task.manifest.size, context)
         await folder.write_frame(entry.device, frame)
 
-    async def _context(self, number: int) -> bytes:
-        announced = decode(Context, (await self.mailbox.take(Kind.CONTEXT, number)).body)
-        return await self.transfers.fetch(
-            self.post.trust.custodian.address, announced.context, max_bytes=PAYLOAD_BYTES, deadline_s=FETCH_S
+    async def _context(self, terms: Terms) -> bytes:
+        return await announced_context(
+            terms, self.task.manifest.size, self.mailbox, self.transfers, deadline_s=FETCH_S
         )
 
     # --- the candidate --------------------------------------------------------------------------------
 
-    async def _opened(self, number: int, record: RoundRecord) -> bytes:
-        announced = decode(Opened, (await self.mailbox.take(Kind.OPENED, number)).body)
-        wrapped = await self.transfers.fetch(
-            self.post.trust.custodian.address,
-            announced.transfer,
-            max_bytes=PAYLOAD_BYTES,
-            deadline_s=FETCH_S,
-        )
-        opened = boxes.unwrap(wrapped, self.box_secret)
+    async def _opened(self, number: int, record: RoundRecord, aggregate: Aggregate) -> bytes:
+        """The opened sum on chain: as a custodian says, or under one-time keys as we open it ourselves."""
+        if self.policy.sealing.scheme == "one-time-keys":
+            body = await self._sum(number, record, aggregate)
+            context = await self._context(Terms(self.post.trust, number, record.base, self.policy))
+            added = sum(entry.level for entry in aggregate.entries)
+            opened = await self.opened_sums.open(SealedSum(number, context, body, added))
+        else:
+            announcement = await self.opened_sums.announcement(number, record.opened)
+            opened = await self.opened_sums.fetch(announcement, deadline_s=FETCH_S)
         if sha256(opened) != record.opened:
             raise Refused(Reason.DIGEST_MISMATCH, "the opened sum is not the one on chain")
         return opened
+
+    async def _sum(self, number: int, record: RoundRecord, aggregate: Aggregate) -> bytes:
+        """The confirmed sum: as we added it, or the coordinator's copy where we did not."""
+        try:
+            body = await RoundFolder(self.state_dir, number).read("sum")
+        except FileNotFoundError:
+            body = await self._from_coordinator(aggregate.sum)
+        if sha256(body) != record.sum_digest:
+            raise Refused(Reason.DIGEST_MISMATCH, "not the sum that the chain confirmed")
+        return body
 
     async def _judge(self, number: int, record: RoundRecord, opened: bytes) -> None:
         """Measure candidate and model in use on our own set; a candidate that is not base + mean gets a no."""

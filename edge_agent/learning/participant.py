@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,19 +17,22 @@ from edge_agent.learning.model_in_use import ModelInUse
 from edge_agent.learning.training import Job, SealedUpdate, train_and_seal
 from gemel.errors import ConfigError, PeerError, Refused, Unavailable
 from gemel.exchange import admission
+from gemel.exchange.admission import Terms
 from gemel.exchange.mailbox import Mailbox
 from gemel.exchange.post import Post
+from gemel.exchange.round_contexts import announced_context
 from gemel.exchange.transfers import Transfers, describe
 from gemel.host.workers import WorkerDied, Workers
 from gemel.ports import Records
-from gemel.wire import boxes, envelope, merkle
+from gemel.sealing.onetime.context import RoundContext
+from gemel.sealing.onetime.letters import sign_letter
+from gemel.wire import boxes, envelope, merkle, tensors
 from gemel.wire.attestations import SumAttestation, check_confirmed
 from gemel.wire.envelope import HEADER_BYTES, Envelope, Header, Kind
-from gemel.wire.messages import Commitment, ConfirmedSum, Context, Entry, Invitation, Receipt, Roster, decode
+from gemel.wire.messages import Commitment, ConfirmedSum, Entry, Invitation, LetterReceipt, Receipt, Roster, decode
 from gemel.wire.reasons import Reason
 from gemel.wire.tensors import Vector
 
-CONTEXT_BYTES = 16 << 20
 _KIND = "participation"
 
 log = structlog.get_logger(__name__)
@@ -40,6 +43,7 @@ class Pending(msgspec.Struct, frozen=True):
 
     round: int
     commitment: bytes  # packed
+    letters: tuple[bytes, ...] = ()  # one-time keys: signed, one for each custodian, in the order of trust.json
     included: Receipt | None = None  # that it is in the sum: worth what its proof is
     confirmed: ConfirmedSum | None = None  # the sum behind the model that was approved
 
@@ -62,14 +66,16 @@ class Participant:
     _fate: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the pending update: one step at a time
 
     async def listen(self) -> None:
-        """Hear coordinator and custodian; call once."""
+        """Hear coordinator and custodians; call once."""
         topics, trust = self.post.topics, self.post.trust
-        coordinator, custodian = {trust.coordinator.address}, {trust.custodian.address}
-        await self.post.hear(topics.context, Kind.CONTEXT, custodian, self.mailbox.put)
+        coordinator = {trust.coordinator.address}
+        await self.post.hear(topics.context(), Kind.CONTEXT, trust.custodian_addresses, self.mailbox.put)
         await self.post.hear(topics.roster, Kind.ROSTER, coordinator, self.mailbox.put)
         await self.post.hear(topics.invitation, Kind.INVITATION, coordinator, self._on_invitation)
-        own = topics.receipt(self.post.identity.address)
-        await self.post.hear(own, Kind.RECEIPT, coordinator, self._on_receipt)
+        own = self.post.identity.address
+        await self.post.hear(topics.receipt(own), Kind.RECEIPT, coordinator, self._on_receipt)
+        custodians, of_letters = trust.custodian_addresses, topics.letter_receipt("+", own)
+        await self.post.hear(of_letters, Kind.LETTER_RECEIPT, custodians, self._on_letter_receipt)
 
     async def _on_invitation(self, message: Envelope) -> None:
         await self.records.put(_KIND, "invitation", envelope.pack(message))
@@ -98,9 +104,11 @@ class Participant:
         header, invitation = message.header, decode(Invitation, message.body)
         if invitation.policy.digest != header.policy:
             raise Refused(Reason.WRONG_POLICY, "the invitation's policy is not the one it is signed for")
-        commitment = await self._committed(header.round) or await self._train_in_time(header, invitation)
-        if commitment is None:
+        pending = await self._committed(header.round) or await self._train_in_time(header, invitation)
+        if pending is None:
             return
+        commitment = Commitment.parse(pending.commitment)
+        await self._send_letters(header, pending.letters)
         await self._say_commitment(header, commitment)
         self.note(round=header.round, participation="committed")
         try:
@@ -110,15 +118,15 @@ class Participant:
             await self._forget_pending()
             raise Refused(Reason.LATE, "no roster came before the round's end") from None
 
-    async def _committed(self, round_: int) -> Commitment | None:
-        """The commitment of this round from before a crash: to train anew would break it."""
+    async def _committed(self, round_: int) -> Pending | None:
+        """What was promised in this round before a crash: to train anew would break it."""
         stored = await self.records.get(_KIND, "pending")
         if stored is None or not self._frame_file.exists():
             return None
         pending = msgspec.json.decode(stored, type=Pending)
-        return Commitment.parse(pending.commitment) if pending.round == round_ else None
+        return pending if pending.round == round_ else None
 
-    async def _train_in_time(self, header: Header, invitation: Invitation) -> Commitment | None:
+    async def _train_in_time(self, header: Header, invitation: Invitation) -> Pending | None:
         """As `_train`. Raises Refused: late, or wrong_base where what we should train from is not installed here."""
         try:
             async with asyncio.timeout(self._left_s(invitation.commit_until_ms)):
@@ -129,17 +137,18 @@ class Participant:
                 raise Refused(Reason.WRONG_BASE, f"{header.base[:12]} is not the model in use") from None
             raise Refused(Reason.LATE, "the list closed before our update was ready") from None
 
-    async def _train(self, header: Header, invitation: Invitation) -> Commitment | None:
+    async def _train(self, header: Header, invitation: Invitation) -> Pending | None:
         """Train and seal; None where there is nothing to train on yet."""
         base = await self.model_in_use.wait_for(header.base)  # with it came the last update's fate
         await self._forget_pending()
-        context = await self._context(header.round, invitation)
+        context = await self._context(header, invitation, base)
         job = await self._job(header, invitation, base, context)
         if job is None:
             return None
         sealed: SealedUpdate = await self.workers.run(train_and_seal, job)
         wrapped, commitment = await self._frame(header, sealed)
-        await self._remember(header.round, commitment, wrapped, sealed.residual)
+        pending = Pending(header.round, commitment.pack(), self._signed_letters(sealed, context))
+        await self._remember(pending, wrapped, sealed.residual)
         self.note(
             round=header.round,
             samples=sealed.samples,
@@ -148,21 +157,20 @@ class Participant:
             change=sealed.change,
             frame_bytes=len(wrapped),
         )
-        return commitment
+        return pending
 
     def _left_s(self, until_ms: int) -> float:
         return (until_ms - self.post.clock.now_ms()) / 1000
 
-    async def _context(self, round_: int, invitation: Invitation) -> bytes:
-        """The sealing context that the custodian itself announced; the coordinator cannot slip in one of its own."""
-        announced = decode(Context, (await self.mailbox.take(Kind.CONTEXT, round_)).body).context
-        if announced != invitation.context:
-            raise Refused(Reason.DIGEST_MISMATCH, "the invitation's context is not the custodian's")
-        return await self.transfers.fetch(
-            self.post.trust.custodian.address,
-            announced,
-            max_bytes=CONTEXT_BYTES,
+    async def _context(self, header: Header, invitation: Invitation, base: bytes) -> bytes:
+        """The sealing context that the custodians announced; the coordinator cannot slip in one of its own."""
+        return await announced_context(
+            Terms(self.post.trust, header.round, header.base, invitation.policy),
+            tensors.manifest_of(tensors.from_bytes(base)).size,
+            self.mailbox,
+            self.transfers,
             deadline_s=max(1.0, self._left_s(invitation.commit_until_ms)),
+            named=invitation.context,
         )
 
     async def _job(self, header: Header, invitation: Invitation, base: bytes, context: bytes) -> Job | None:
@@ -180,6 +188,7 @@ class Participant:
             residual=await asyncio.to_thread(self._read_residual),
             seed=_own_seed(invitation.seed, self.post.identity.address),
             round=header.round,
+            agent=self.post.identity.address,
         )
 
     async def _frame(self, header: Header, sealed: SealedUpdate) -> tuple[bytes, Commitment]:
@@ -194,6 +203,28 @@ class Participant:
         readers = [c.box for c in self.post.trust.collectors]
         wrapped = await asyncio.to_thread(boxes.wrap, envelope.pack(update), readers)
         return wrapped, Commitment(update.header.pack(), describe(wrapped))
+
+    def _signed_letters(self, sealed: SealedUpdate, context: bytes) -> tuple[bytes, ...]:
+        if not sealed.letters:
+            return ()
+        round_ = RoundContext.parse(context)
+        return tuple(sign_letter(letter, self.post.identity, round_) for letter in sealed.letters)
+
+    async def _send_letters(self, header: Header, letters: Sequence[bytes]) -> None:
+        """One-time keys: to each custodian its share of our key, before anybody could count on the update."""
+        own = self.post.identity.address
+        for custodian, letter in zip(self.post.trust.custodians, letters, strict=bool(letters)):
+            topic = self.post.topics.letter(custodian.address, own)
+            await self.post.say(
+                topic, Kind.LETTER, letter, round_=header.round, base=header.base, policy=header.policy
+            )
+
+    async def _on_letter_receipt(self, message: Envelope) -> None:
+        receipt = decode(LetterReceipt, message.body)
+        if receipt.outcome == "refused" and receipt.agent == self.post.identity.address:
+            sender, why = message.header.sender, f"{receipt.reason} {receipt.detail}".strip()
+            log.warning("letter refused", round=message.header.round, custodian=sender, why=why)
+            self.note(round=message.header.round, participation=f"letter refused: {why}")
 
     async def _say_commitment(self, header: Header, commitment: Commitment) -> None:
         await self.post.say(
@@ -247,11 +278,11 @@ class Participant:
         """The wrapped frame that was committed to; offered only once the list is closed."""
         return self.state_dir / "frame-pending"
 
-    async def _remember(self, round_: int, commitment: Commitment, wrapped: bytes, residual: Vector) -> None:
-        """Before anybody hears of the commitment: after a crash the same frame must be revealed, and no other."""
+    async def _remember(self, pending: Pending, wrapped: bytes, residual: Vector) -> None:
+        """Before anybody hears of it: after a crash the same letters and frame must go out, and no others."""
         await asyncio.to_thread(np.save, self._residual_file("pending"), residual)
         await asyncio.to_thread(self._frame_file.write_bytes, wrapped)
-        await self.records.put(_KIND, "pending", msgspec.json.encode(Pending(round_, commitment.pack())))
+        await self.records.put(_KIND, "pending", msgspec.json.encode(pending))
 
     async def _forget_pending(self) -> None:
         """The last update entered no model, or its fate is settled: the residual from before it counts again."""

@@ -13,6 +13,7 @@ from gemel.wire import tensors
 from gemel.wire.messages import Policy
 from gemel.wire.reasons import Reason
 from gemel.wire.tensors import Vector
+from gemel.wire.types import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Job:
     residual: Vector | None  # what rounding left over from the last update that entered a model
     seed: int
     round: int
+    agent: Address  # whose update it is: one-time keys are bound to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class SealedUpdate:
     loss: float
     accuracy: float
     change: float
+    letters: tuple[bytes, ...]  # one-time keys: one for each custodian, still to be signed
 
 
 def train_and_seal(job: Job) -> SealedUpdate:
@@ -52,7 +55,7 @@ def train_and_seal(job: Job) -> SealedUpdate:
     trained = task.train(base, job.windows, job.policy.training, job.seed, job.round)
     update = tensors.flatten(trained.model) - tensors.flatten(base)
     residual = np.zeros_like(update) if job.residual is None else job.residual
-    sealed = seal_update(job.context, job.policy.sealing, update, trained.samples, residual)
+    sealed = seal_update(job.context, job.policy.sealing, update, trained.samples, residual, job.agent)
     return SealedUpdate(
         sealed.body,
         sealed.residual,
@@ -60,4 +63,5 @@ def train_and_seal(job: Job) -> SealedUpdate:
         trained.loss,
         trained.accuracy,
         float(np.abs(update).mean()),
+        sealed.letters,
     )

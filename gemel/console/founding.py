@@ -15,7 +15,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from eth_hash.auto import keccak
@@ -29,8 +29,7 @@ from gemel.console.fleet_files import CHAIN_FILE, KEYS_FOLDER, POLICY_FILE, TRUS
 from gemel.console.funding import FOUNDING_GAS, REGISTRATION_GAS, ROUND_GAS, fund
 from gemel.errors import ConfigError
 from gemel.ports import Chain, PartyRecord, Role
-from gemel.sealing.budget import budget_of
-from gemel.sealing.ckks.plan import plan_of
+from gemel.sealing import costs
 from gemel.wire import topics
 from gemel.wire.identity import Identity
 from gemel.wire.messages import WHOLE, Collector, Policy, encode
@@ -72,6 +71,12 @@ class FleetPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gate: GatePlan
     policy: Policy
     agents: tuple[AgentPlan, ...]
+    custodians: Literal[1, 3] = 1  # of three any two can open a sum, under one-time keys
+
+    @property
+    def custodian_names(self) -> tuple[str, ...]:
+        """custodian, and custodian-2 and custodian-3 where there are three."""
+        return (CUSTODIAN, *(f"{CUSTODIAN}-{number}" for number in range(2, self.custodians + 1)))
 
     @property
     def validator_names(self) -> tuple[str, ...]:
@@ -81,7 +86,7 @@ class FleetPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def party_names(self) -> tuple[str, ...]:
         """Everybody who gets keys."""
-        services = (OPERATOR, COORDINATOR, CUSTODIAN, LISTENER, *self.validator_names)
+        services = (OPERATOR, COORDINATOR, *self.custodian_names, LISTENER, *self.validator_names)
         return (*services, *(agent.name for agent in self.agents))
 
 
@@ -126,9 +131,8 @@ def check_plan(plan: FleetPlan, source: str) -> None:
     if plan.policy.sealing.max_share * minimum < WHOLE:
         least = -(-WHOLE // minimum)
         raise ConfigError(source, "policy.sealing.max_share", f"at least {least}: of {minimum}, somebody has as much")
-    sealing = plan.policy.sealing
-    figures = plan_of(sealing, 1) if sealing.scheme == "ckks" else budget_of(sealing, 1)
-    figures.check(plan.policy.max_frame_bytes)
+    costs.check_custodians(plan.policy.sealing, plan.custodians)
+    costs.figures_of(plan.policy.sealing, 1).check(plan.policy.max_frame_bytes)
 
 
 def owner_address(owner: str, source: str = "plan") -> Address:
@@ -205,7 +209,8 @@ async def _enter(chain: Chain, plan: FleetPlan, keys: Mapping[str, Keys]) -> Non
 
 def _services(plan: FleetPlan) -> dict[str, Role]:
     """Everybody who writes to the contracts, but for the operator."""
-    roles = {COORDINATOR: Role.COORDINATOR, CUSTODIAN: Role.CUSTODIAN, LISTENER: Role.LISTENER}
+    roles = {COORDINATOR: Role.COORDINATOR, LISTENER: Role.LISTENER}
+    roles |= dict.fromkeys(plan.custodian_names, Role.CUSTODIAN)
     return roles | dict.fromkeys(plan.validator_names, Role.VALIDATOR)
 
 
@@ -226,7 +231,7 @@ def _trust(plan: FleetPlan, keys: Mapping[str, Keys], registry: Address) -> Trus
         chain_id=plan.chain_id,
         registry=registry,
         coordinator=collector(COORDINATOR),
-        custodian=collector(CUSTODIAN),
+        custodians=tuple(collector(name) for name in plan.custodian_names),
         listener=keys[LISTENER].identity.address,
         validators=tuple(collector(name) for name in plan.validator_names),
         quorum=plan.quorum,

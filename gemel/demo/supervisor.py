@@ -121,7 +121,7 @@ class Plant:
             funder=None if self._plan.funder is None else key_files.load(self._plan.funder).identity,
             rounds=1 + self._plan.rounds,  # M0's, too
         )
-        parties = len(trust.validators) + 3 + self._plan.agents
+        parties = len(trust.validators) + len(trust.custodians) + 2 + self._plan.agents
         self._progress.say(f"contracts deployed at {trust.registry}, {parties} parties registered")
         return keys, read_place(self._layout.root)
 

@@ -6,6 +6,5 @@
 - ports: what a sealer, a summer and an opener promise
 - sealer, summer, opener: scheme bfv-packed over TenSEAL (bfv); only custodian/ imports opener
 - work: the functions that services run in worker processes
-- onetime: scheme one-time-keys, which no service runs yet; ckks: scheme ckks; schemes: the classes behind the ports
-  by policy
+- onetime: scheme one-time-keys; ckks: scheme ckks; schemes: the classes behind the ports by policy
 """

@@ -100,7 +100,7 @@ class Budget:
     def check(self, max_frame_bytes: int | None = None) -> None:
         """Raises ConfigError naming the first thing that exceeds what sealing, or the policy's frame size, allows."""
         if self.policy.scheme != "bfv-packed":
-            raise ConfigError("sealing policy", "scheme", "bfv-packed; no service runs one-time-keys yet")
+            raise ConfigError("sealing policy", "scheme", f"bfv-packed, got {self.policy.scheme}")
         if not 1 <= self.parameters <= MAX_PARAMETERS:
             raise ConfigError("model", "parameters", f"1..{MAX_PARAMETERS}, got {self.parameters}")
         if self.lanes < 1 or self.noise_margin_bits < 0:

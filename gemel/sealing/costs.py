@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from gemel.errors import ConfigError
 from gemel.sealing import budget
 from gemel.sealing.ckks import plan as ckks
 from gemel.sealing.onetime import plan as onetime
@@ -19,6 +20,14 @@ def figures_of(policy: SealingPolicy, parameters: int) -> Figures:
     if policy.scheme == "ckks":
         return ckks.plan_of(policy, parameters)
     return budget.budget_of(policy, parameters)
+
+
+def check_custodians(policy: SealingPolicy, custodians: int) -> None:
+    """Raises ConfigError where so many custodians cannot open the scheme's sums."""
+    if custodians != 1 and policy.scheme != "one-time-keys":
+        raise ConfigError(
+            "plan", "custodians", f"1: the key of {policy.scheme} is one custodian's; {custodians} need one-time-keys"
+        )
 
 
 def describe(policy: Policy, parameters: int) -> str:

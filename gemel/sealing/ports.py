@@ -7,12 +7,18 @@ services call it through gemel.sealing.work in a worker process, because TenSEAL
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gemel.wire.tensors import Vector
-from gemel.wire.types import Address, Digest
+from gemel.wire.types import Address, Digest, sha256
+
+Part = NDArray[np.uint16]  # of a one-time key: 2048 coefficients modulo 2^16
+Randomness = Callable[[int], bytes]  # so many bytes; the operating system's, but in test vectors
 
 
 class Member(NamedTuple):
@@ -85,11 +91,24 @@ class OpenerPort(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One-time keys: what a custodian learns from an agent's letter, the parts of a key that it holds."""
+
+    member: Member
+    parts: Mapping[int, Part]
+
+    @property
+    def part_digests(self) -> tuple[Digest, ...]:
+        """SHA-256 of each part, in their order: shows whether two custodians got the same, and not what."""
+        return tuple(sha256(self.parts[part].astype("<u2").tobytes()) for part in sorted(self.parts))
+
+
 class KeyCustodianPort(Protocol):
     """A custodian's side under one-time keys: shares of the agents' keys, given out only as one sum."""
 
-    def receive(self, letter: bytes) -> None:
-        """Keep an agent's signed letter, or refuse it (Refused with its reason)."""
+    def receive(self, letter: bytes) -> Share:
+        """Keep an agent's signed letter, or refuse it (Refused with its reason). What it holds of that agent now."""
         ...
 
     def total(self, members: Sequence[Member]) -> bytes:

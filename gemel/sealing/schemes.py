@@ -1,7 +1,4 @@
-"""Which classes stand behind the ports, by the policy's scheme. For whoever may hold a public context.
-
-Services run bfv-packed and ckks; founding refuses a plan with one-time keys.
-"""
+"""Which classes stand behind the ports, by the policy's scheme. For whoever may hold a public context."""
 
 from __future__ import annotations
 

@@ -63,6 +63,9 @@ class Kind(IntEnum):
     MODEL = 13
     ROUND_REQUEST = 14
     ROUND_ANSWER = 15
+    LETTER = 16
+    LETTER_RECEIPT = 17
+    KEY_TOTAL = 18
 
 
 @dataclass(frozen=True, slots=True)

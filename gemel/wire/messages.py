@@ -47,7 +47,7 @@ def decode(kind: type[T], data: bytes) -> T:
 class SealingPolicy(Body, frozen=True, omit_defaults=True):
     """How updates are sealed: what the budget is computed from. What is not used does not change the digest."""
 
-    scheme: Literal["bfv-packed", "one-time-keys", "ckks"]  # founding refuses one-time-keys: no service runs them
+    scheme: Literal["bfv-packed", "one-time-keys", "ckks"]
     bits: Annotated[int, msgspec.Meta(ge=2, le=16)]  # of a quantised value
     clip: PositiveFloat  # values are clipped to ± clip before they are quantised
     contributors: Annotated[int, msgspec.Meta(ge=1, le=1000)]  # at most so many updates in a sum
@@ -103,9 +103,18 @@ class Policy(Body, frozen=True, omit_defaults=True):
 
 
 class Context(Body, frozen=True):
-    """The custodian's word: this is the public sealing context of the header's round."""
+    """The custodian's word (bfv-packed): this is the public sealing context of the header's round."""
 
     context: Transfer
+
+
+class KeyContext(Body, frozen=True):
+    """A custodian's word (one-time keys): for the header's round it opens letters with the secret behind this key.
+
+    From the keys of all custodians everybody puts the round's context together (gemel/exchange/round_contexts.py).
+    """
+
+    box: BoxKey
 
 
 class Collector(Body, frozen=True):
@@ -119,7 +128,7 @@ class Invitation(Body, frozen=True):
     """A round begins. The header names round, base and policy digest."""
 
     policy: Policy
-    context: Transfer  # must equal what the custodian itself announced
+    context: Transfer  # must equal what the custodians themselves announced
     data_until_ms: Millis  # source time up to which windows count, so that a seed replays a round
     seed: Count
     commit_until_ms: Millis
@@ -191,6 +200,21 @@ class Receipt(Body, frozen=True):
     proof: tuple[Digest, ...] = ()  # included: the way from its Merkle leaf to the updates' root
 
 
+class LetterReceipt(Body, frozen=True):
+    """What became of an agent's letter. A kept one is named by the digest of the body that it is for.
+
+    `parts` are the digests of the parts that were in it, in their order: of two custodians' receipts, those of the
+    part that both hold must be equal.
+    """
+
+    agent: Address
+    outcome: Literal["accepted", "refused"]
+    reason: str = ""
+    detail: str = ""
+    update: Digest = NO_DIGEST
+    parts: tuple[Digest, ...] = ()
+
+
 class Aggregate(Body, frozen=True):
     """Which listed updates are in the sum. The sum itself follows as a transfer (to the custodian)."""
 
@@ -201,10 +225,13 @@ class Aggregate(Body, frozen=True):
 
 
 class Opened(Body, frozen=True):
-    """The custodian has opened a confirmed sum; the transfer is wrapped for collectors only."""
+    """A custodian has opened a confirmed sum; the transfer is wrapped for collectors only.
+
+    Under one-time keys there is none: collectors open the sum themselves, with the totals of its keys.
+    """
 
     opened: Digest  # of the opened bytes, as recorded on chain
-    transfer: Transfer
+    transfer: Transfer | None = None
 
 
 class Candidate(Body, frozen=True):

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     NO_WEIGHT = "no_weight"  # trust, or the policy's share, leaves it none in this sum
     PLAINTEXT = "plaintext"
     FORGED_SIZE = "forged_size"
+    NO_LETTER = "no_letter"  # too few custodians hold the update's key, or what they hold differs
     NOT_ADDRESSED = "not_addressed"  # the wrapping is not for us, or does not open
     # the request for a round
     BY_SCHEDULE = "by_schedule"  # rounds run without being asked for

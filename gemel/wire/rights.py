@@ -6,12 +6,15 @@ granted here is refused. The broker is a second wall only: signatures, wrapping 
 (docs/security.md).
 
     reads                    agent            coordinator   custodian        validator     listener
-    context                  x                x             (writes)         x
+    context/+                x                x             (writes), x      x
     invitation, roster       x                (writes)      x                x
+    letter/<own>/+           (writes)                       x
+    letter-receipt/+/<own>   x                everybody's   (writes)
     commitment/+                              x                              x
     receipt/<own>            x
     aggregate                                 (writes)      x                x
-    opened                                    x             (writes)         x
+    key-total/+                               x             (writes), x      x
+    opened/+                                  x             (writes)         x
     candidate                                 (writes)                       x
     deployment               x                x             x                x             (writes)
     model                    x                (writes)                       x
@@ -79,10 +82,10 @@ class Right(NamedTuple):
 
 
 def fleet_parties(trust: Trust) -> tuple[Party, ...]:
-    """The parties that `trust.json` names: coordinator, custodian, listener, validators."""
+    """The parties that `trust.json` names: coordinator, custodians, listener, validators."""
     return (
         Party(BusRole.COORDINATOR, trust.coordinator.address),
-        Party(BusRole.CUSTODIAN, trust.custodian.address),
+        *(Party(BusRole.CUSTODIAN, custodian.address) for custodian in trust.custodians),
         Party(BusRole.LISTENER, trust.listener),
         *(Party(BusRole.VALIDATOR, validator.address) for validator in trust.validators),
     )
@@ -133,24 +136,29 @@ def _learning_rights(party: Party, trust: Trust) -> tuple[Right, ...]:
     of = topics.Learning(trust.fleet, trust.task)
     own: Address = party.user
     anybody = _reads(of.fetch(own)) + _writes(of.fetch("+", own), of.chunk(own, "+"))
-    coordinator, custodian = (of.chunk(holder.address, "+") for holder in (trust.coordinator, trust.custodian))
+    coordinator = of.chunk(trust.coordinator.address, "+")
+    custodians = tuple(of.chunk(custodian.address, "+") for custodian in trust.custodians)
     match party.role:
         case BusRole.AGENT:
-            reads = _reads(of.context, of.invitation, of.roster, of.receipt(own), of.deployment, of.model)
-            reads += _reads(of.round_answer(own))
+            reads = _reads(of.context(), of.invitation, of.roster, of.receipt(own), of.deployment, of.model)
+            reads += _reads(of.letter_receipt("+", own), of.round_answer(own))
             writes = _writes(of.commitment(own), of.installed(own), of.round_request(own))
-            return reads + _reads(coordinator, custodian) + writes + anybody
+            writes += _writes(*(of.letter(custodian.address, own) for custodian in trust.custodians))
+            return reads + _reads(coordinator, *custodians) + writes + anybody
         case BusRole.COORDINATOR:
-            reads = _reads(of.context, of.commitment(), of.opened, of.deployment, of.installed(), of.chunk("+", "+"))
-            reads += _reads(of.round_request())
+            reads = _reads(of.context(), of.commitment(), of.deployment, of.installed(), of.chunk("+", "+"))
+            reads += _reads(of.letter_receipt(), of.key_total(), of.opened(), of.round_request())
             writes = _writes(of.invitation, of.roster, of.receipt(), of.aggregate, of.candidate, of.model)
             writes += _writes(of.round_answer())
             return reads + writes + anybody
         case BusRole.CUSTODIAN:
             reads = _reads(of.invitation, of.roster, of.aggregate, of.deployment, coordinator)
-            return reads + _writes(of.context, of.opened) + anybody
+            reads += _reads(of.context(), of.letter(own), of.key_total())
+            writes = _writes(of.context(own), of.letter_receipt(own), of.key_total(own), of.opened(own))
+            return reads + writes + anybody
         case BusRole.VALIDATOR:
-            round_ = _reads(of.context, of.invitation, of.roster, of.commitment(), of.aggregate, of.opened)
+            round_ = _reads(of.context(), of.invitation, of.roster, of.commitment(), of.aggregate)
+            round_ += _reads(of.key_total(), of.opened())
             return round_ + _reads(of.candidate, of.deployment, of.model, of.chunk("+", "+")) + anybody
         case BusRole.LISTENER:
             return _reads(of.installed()) + _writes(of.deployment) + anybody

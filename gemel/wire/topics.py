@@ -18,13 +18,16 @@ Addresses of the chain never appear in twin topics.
     gemel/v1/<site>/query/<user>/response              registry      1    no    its answer
     gemel/v1/<site>/agent/<name>/availability          edge agent    1    yes   online | offline (also its will)
     gemel/v1/<site>/agent/<name>/status                edge agent    1    yes   what it runs, and why
-    gemel/v1/<fleet>/learning/<task>/context           custodian     1    no    the round's public sealing context
+    gemel/v1/<fleet>/learning/<task>/context/<cust>    custodian     1    no    the round's public context, or its key
     gemel/v1/<fleet>/learning/<task>/invitation        coordinator   1    no    a round begins; expires
     gemel/v1/<fleet>/learning/<task>/commitment/<dev>  edge agent    1    no    signed header of a frame to come
+    gemel/v1/<fleet>/learning/<task>/letter/<to>/<dev>  edge agent   1    no    an agent's key, for one custodian
+    gemel/v1/<fleet>/learning/<task>/letter-receipt/<cust>/<to>  custodian  1  no  kept | refused(reason)
     gemel/v1/<fleet>/learning/<task>/roster            coordinator   1    no    the closed list of commitments
     gemel/v1/<fleet>/learning/<task>/receipt/<dev>     coordinator   1    no    accepted | refused(reason)
     gemel/v1/<fleet>/learning/<task>/aggregate         coordinator   1    no    which frames are in which sum
-    gemel/v1/<fleet>/learning/<task>/opened            custodian     1    no    where the wrapped opened sum is
+    gemel/v1/<fleet>/learning/<task>/key-total/<cust>  custodian     1    no    the total of a sum's keys, wrapped
+    gemel/v1/<fleet>/learning/<task>/opened/<cust>     custodian     1    no    where the wrapped opened sum is
     gemel/v1/<fleet>/learning/<task>/candidate         coordinator   1    no    where wrapped M0 is (round 0)
     gemel/v1/<fleet>/learning/<task>/deployment        listener      1    yes   the approved model and its votes
     gemel/v1/<fleet>/learning/<task>/model             coordinator   1    no    where the wrapped model is
@@ -34,7 +37,7 @@ Addresses of the chain never appear in twin topics.
     gemel/v1/<fleet>/learning/<task>/fetch/<to>/<from> anybody       1    no    «send me these chunks»
     gemel/v1/<fleet>/learning/<task>/chunk/<from>/<digest>  anybody  1    no    chunks of an announced transfer
 
-<dev>, <to> and <from> are addresses; the broker lets each party write under its own only. <user> is the name
+<dev>, <cust>, <to> and <from> are addresses; the broker lets each party write under its own only. <user> is the name
 at the broker of whoever asks: a question's Response-Topic must lie under `desired/answer/`, or an agent could be made
 to write anywhere that it has the right to.
 """
@@ -128,10 +131,9 @@ class Learning:
     def __init__(self, fleet: str, task: str) -> None:
         self._base = f"{ROOT}/{name(fleet, 'fleet')}/learning/{name(task, 'task')}"
 
-    @property
-    def context(self) -> str:
-        """Custodian → all."""
-        return f"{self._base}/context"
+    def context(self, custodian: Address = "+") -> str:
+        """Custodian → all; `+` is the filter over all custodians."""
+        return f"{self._base}/context/{custodian}"
 
     @property
     def invitation(self) -> str:
@@ -148,10 +150,21 @@ class Learning:
         """Coordinator → validators and custodian."""
         return f"{self._base}/aggregate"
 
-    @property
-    def opened(self) -> str:
+    def letter(self, custodian: Address, device: Address = "+") -> str:
+        """Agent → one custodian."""
+        return f"{self._base}/letter/{custodian}/{device}"
+
+    def letter_receipt(self, custodian: Address = "+", device: Address = "+") -> str:
+        """Custodian → the agent whose letter it has, and the coordinator."""
+        return f"{self._base}/letter-receipt/{custodian}/{device}"
+
+    def key_total(self, custodian: Address = "+") -> str:
+        """Custodian → custodians and collectors."""
+        return f"{self._base}/key-total/{custodian}"
+
+    def opened(self, custodian: Address = "+") -> str:
         """Custodian → collectors."""
-        return f"{self._base}/opened"
+        return f"{self._base}/opened/{custodian}"
 
     @property
     def candidate(self) -> str:

@@ -20,7 +20,7 @@ class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chain_id: Count
     registry: Address
     coordinator: Collector
-    custodian: Collector
+    custodians: tuple[Collector, ...]  # one, or three of whom any two suffice (policy.sealing.scheme)
     listener: Address
     validators: tuple[Collector, ...]
     quorum: Annotated[int, msgspec.Meta(ge=1)]
@@ -32,8 +32,13 @@ class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def collectors(self) -> tuple[Collector, ...]:
-        """Whom frames and opened sums are wrapped for: the coordinator and the validators, not the custodian."""
+        """Whom frames and opened sums are wrapped for: the coordinator and the validators, not the custodians."""
         return (self.coordinator, *self.validators)
+
+    @property
+    def custodian_addresses(self) -> frozenset[Address]:
+        """The pinned custodians."""
+        return frozenset(c.address for c in self.custodians)
 
     @property
     def validator_addresses(self) -> frozenset[Address]:
@@ -51,4 +56,6 @@ def load_trust(data: bytes, source: str) -> Trust:
         raise ConfigError(source, "quorum", f"1 to {len(trust.validators)}, the number of validators")
     if len(trust.validator_addresses) != len(trust.validators):
         raise ConfigError(source, "validators", "each address once")
+    if len(trust.custodians) not in (1, 3) or len(trust.custodian_addresses) != len(trust.custodians):
+        raise ConfigError(source, "custodians", f"one, or three different ones; {len(trust.custodians)} given")
     return trust

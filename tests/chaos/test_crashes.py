@@ -16,7 +16,9 @@ import pytest_asyncio
 
 from coordinator.machine import Round, State
 from gemel.adapters.sqlite_records import SqliteRecords
+from gemel.exchange.mailbox import Mailbox
 from gemel.ports import RoundState
+from gemel.wire.envelope import Kind
 from tests.support.crew import Crew, Member, crew
 from tests.support.fleet import in_one_task
 from tests.support.ports import free_port
@@ -118,7 +120,8 @@ async def test_coordinator_killed_before_it_wrote_the_round_down_aborts_it_on_ch
 
 async def heard_of_sum(plant: Crew, number: int) -> bool:
     async with SqliteRecords(plant.plant.state("custodian") / "records.sqlite") as records:
-        return await records.get("mail", f"{number:08d}/aggregate") is not None
+        heard = await Mailbox(records).here(Kind.AGGREGATE, number)
+        return len(heard) > 0
 
 
 async def test_custodian_killed_between_confirmation_and_opening_opens_after_all(plant: Crew) -> None:

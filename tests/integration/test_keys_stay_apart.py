@@ -137,11 +137,12 @@ class Desk:
         def of_this_round(payload: bytes) -> bool:
             return int.from_bytes(payload[88:96], "big") == self.number
 
-        heard = await self.fleet.heard(self.fleet.topics.context, where=of_this_round)
+        topic = self.fleet.topics.context(self.fleet.address("custodian"))
+        heard = await self.fleet.heard(topic, where=of_this_round)
         transfer = decode(Context, heard.body).context
         return await self.fleet.wait(
             self.coordinator.transfers.fetch(
-                self.fleet.trust.custodian.address, transfer, max_bytes=1 << 24, deadline_s=WAIT_S
+                self.fleet.address("custodian"), transfer, max_bytes=1 << 24, deadline_s=WAIT_S
             )
         )
 
@@ -179,7 +180,8 @@ class Desk:
 
     def openings(self) -> list[Opened]:
         """What the custodian has opened in this round."""
-        heard = [opened(message) for message in self.fleet.witness.on(self.fleet.topics.opened)]
+        topic = self.fleet.topics.opened(self.fleet.address("custodian"))
+        heard = [opened(message) for message in self.fleet.witness.on(topic)]
         return [decode(Opened, message.body) for message in heard if message.header.round == self.number]
 
     @property
@@ -269,7 +271,7 @@ async def test_sum_that_the_chain_has_not_confirmed_is_not_opened(desk: Desk, co
     await desk.chain.attest_sum(desk.task, desk.number, validator=signer.address, signature=signature)
     await desk.tell(entries, transfer)
     await desk.end_unopened()
-    custodian = desk.fleet.trust.custodian.address
+    custodian = desk.fleet.address("custodian")
     fetches = desk.fleet.witness.on(desk.fleet.topics.fetch(desk.coordinator.address, custodian))
     assert not [message for message in fetches if transfer.digest.encode() in message.payload]
 
@@ -290,7 +292,7 @@ async def test_other_bytes_under_the_confirmed_digest_are_not_opened(desk: Desk,
     (desk.fleet.root / "played-coordinator" / "out" / sha256(total)).write_bytes(other)
     await desk.confirm(await desk.propose(entries, sha256(total)))
     await desk.tell(entries, describe(total))
-    topic = desk.fleet.topics.fetch(desk.coordinator.address, desk.fleet.trust.custodian.address)
+    topic = desk.fleet.topics.fetch(desk.coordinator.address, desk.fleet.address("custodian"))
 
     async def asked_again() -> bool:
         asked = [m for m in desk.fleet.witness.on(topic) if sha256(total).encode() in m.payload]
@@ -352,7 +354,7 @@ async def test_confirmed_sum_is_opened_once_for_collectors_and_its_key_destroyed
     await desk.fleet.until(key_is_gone)
     (announced,) = desk.openings()
     assert announced.opened == record.opened
-    custodian = desk.fleet.trust.custodian.address
+    custodian = desk.fleet.address("custodian")
     wrapped = await desk.fleet.wait(
         desk.coordinator.transfers.fetch(custodian, announced.transfer, max_bytes=1 << 24, deadline_s=WAIT_S)
     )

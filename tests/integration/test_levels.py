@@ -71,9 +71,9 @@ class Plant:
         record = await self.chain.task(self.task)
         number, policy = record.last_round + 1, self.fleet.plan.policy
         await self.chain.open_round(self.task, number, base=record.model, policy=policy.digest)
-        topic = self.fleet.topics.context
+        topic = self.fleet.topics.context(self.fleet.address("custodian"))
         heard = await self.fleet.heard(topic, where=lambda payload: Header.parse(payload).round == number)
-        transfer, custodian = decode(Context, heard.body).context, self.fleet.trust.custodian.address
+        transfer, custodian = decode(Context, heard.body).context, self.fleet.address("custodian")
         context = await self.fleet.wait(
             self.coordinator.transfers.fetch(custodian, transfer, max_bytes=1 << 24, deadline_s=WAIT_S)
         )

@@ -137,7 +137,14 @@ def test_agent_may_write_the_twins_of_its_own_machines_only(authority: PlantCA, 
 
 
 @pytest.mark.parametrize(
-    "topic", [OF.invitation, OF.deployment, OF.opened, OF.receipt(AGENT), OF.chunk(CUSTODIAN.address, DIGEST)]
+    "topic",
+    [
+        OF.invitation,
+        OF.deployment,
+        OF.opened(CUSTODIAN.address),
+        OF.receipt(AGENT),
+        OF.chunk(CUSTODIAN.address, DIGEST),
+    ],
 )
 def test_agent_may_not_speak_for_anybody_else(authority: PlantCA, broker: Broker, topic: str) -> None:
     with peer(authority, broker, AGENT) as agent:

@@ -299,7 +299,8 @@ async def test_invitation_from_a_crafted_base_gets_no_update(plant: Plant) -> No
     context = await plant.custodian.transfers.offer(b"a sealing context")
     invitation = Invitation(plant.fleet.plan.policy, context, now_ms, 1, now_ms + 1000, now_ms + 2000)
     facts = {"round_": ROUND, "base": crafted, "policy": plant.fleet.plan.policy.digest}
-    await plant.custodian.post.say(of.context, Kind.CONTEXT, encode(Context(context)), **facts)
+    topic = of.context(plant.custodian.address)
+    await plant.custodian.post.say(topic, Kind.CONTEXT, encode(Context(context)), **facts)
     await plant.coordinator.post.say(of.invitation, Kind.INVITATION, encode(invitation), **facts)
     status = await plant.status("not the model in use")
     assert status.learning is not None

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import msgspec
 import tomli_w
@@ -18,14 +17,12 @@ import tomli_w
 from coordinator.machine import Round
 from gemel.adapters.evm_chain import EvmChain
 from gemel.ports import RoundState
-from tests.support import fleet as fleets
-from tests.support.fleet import Fleet, fleet_plan
+from tests.support.fleet import Fleet, fleet, module_of
 from tests.support.services import Service
 
 LOOK_S = 0.02
 WAIT_S = 60.0
 FINAL = (RoundState.DEPLOYED, RoundState.REJECTED, RoundState.ROLLED_BACK, RoundState.ABORTED)
-_MODULES = {"validator": "validator", "listener": "chain_listener"}  # services whose module is not their name
 
 
 class Member(Service):
@@ -70,7 +67,7 @@ class Crew:
         log = self.plant.root / "logs" / f"{name}.log"
         if name in {agent.name for agent in self.plant.plan.agents}:
             return Member("edge_agent", ["run", "--config", str(path)], log)
-        return Member(_MODULES.get(name.rstrip("-0123456789"), name), ["--config", str(path)], log)
+        return Member(module_of(name), ["--config", str(path)], log)
 
     async def end(self) -> None:
         """Stop everybody."""
@@ -145,17 +142,20 @@ class Crew:
 
 @asynccontextmanager
 async def crew(
-    folder: Path, agents: Mapping[str, str], bus_of: Callable[[Fleet, str], Mapping[str, Any]], *, validators: int = 3
+    folder: Path,
+    agents: Mapping[str, str],
+    bus_of: Callable[[Fleet, str], Mapping[str, Any]] = lambda plant, _name: {"url": plant.broker_url},
+    *,
+    validators: int = 3,
+    **options: Any,
 ) -> AsyncIterator[Crew]:
-    """A founded fleet, agents with examples to learn from, nobody started yet."""
-    with patch.object(fleets, "fleet_plan", partial(fleet_plan, validators=validators)):
-        founding = fleets.fleet(folder, agents)
-        async with founding as plant:
-            for seed, name in enumerate(agents):
-                await plant.give_examples(name, seed)
-            chain = await plant.chain_of("operator")
-            hired = Crew(plant, chain, partial(bus_of, plant))
-            try:
-                yield hired
-            finally:
-                await hired.end()
+    """A founded fleet, agents with examples to learn from, nobody started yet; `options` as fleet_plan's."""
+    async with fleet(folder, agents, validators=validators, **options) as plant:
+        for seed, name in enumerate(agents):
+            await plant.give_examples(name, seed)
+        chain = await plant.chain_of("operator")
+        hired = Crew(plant, chain, partial(bus_of, plant))
+        try:
+            yield hired
+        finally:
+            await hired.end()

@@ -3,7 +3,7 @@
     async with fleet(folder, agents=("a", "b", "c")) as plant:
         await plant.start("custodian")              # a real process, with files of its own
         mallory = await plant.play("a")             # or the test itself, with that party's real key
-        heard = await plant.witness.message(plant.topics.context)
+        heard = await plant.witness.message(plant.topics.roster)
 
 The test's witness hears every message on the bus: the embedded broker has no access list. Whoever waits through
 `Fleet.wait` fails as soon as a process dies.
@@ -12,11 +12,11 @@ The test's witness hears every message on the bus: the embedded broker has no ac
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import aiohttp
 import tomli_w
@@ -27,14 +27,21 @@ from gemel.adapters.clock import SystemClock
 from gemel.adapters.evm_chain import EvmChain
 from gemel.adapters.key_files import Keys
 from gemel.adapters.mqtt_bus import BusSettings, MqttBus
+from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.console.fleet_files import KEYS_FOLDER, POLICY_FILE, TRUST_FILE, ChainPlace, read_place
 from gemel.console.founding import AgentPlan, FleetPlan, GatePlan, create_keys, found, policy_of
 from gemel.demo.children import Children
+from gemel.exchange.admission import Terms
 from gemel.exchange.chain_watch import AnyOf
+from gemel.exchange.mailbox import Mailbox
 from gemel.exchange.post import Post
+from gemel.exchange.round_contexts import announced_context
 from gemel.exchange.transfers import Transfers
 from gemel.learning.measuring import save_windows
 from gemel.ports import BusMessage, RoundRecord, RoundState
+from gemel.sealing.onetime.context import RoundContext
+from gemel.sealing.onetime.letters import sign_letter
+from gemel.sealing.ports import Sealed
 from gemel.sealing.work import seal_update
 from gemel.twin.window import Example, Window
 from gemel.wire import boxes, envelope
@@ -55,9 +62,15 @@ TASK, SITE = "tiny-condition", "north"
 WAIT_S = 120.0  # for what a healthy fleet does in a second or two; a busy machine is given time
 LOOK_S = 0.02
 ROUNDS = {"pause_s": 0, "context_s": 60, "commit_s": 120, "reveal_s": 60, "decide_s": 120, "keep_frames": True}
-_MODULES = {"validator": "validator", "listener": "chain_listener"}  # services whose module is not their name
+_MODULES = {"validator": "validator", "custodian": "custodian", "listener": "chain_listener"}
 
 T = TypeVar("T")
+Scheme = Literal["bfv-packed", "one-time-keys"]
+
+
+def module_of(name: str) -> str:
+    """The module of a service by its party's name: custodian-2 is a custodian."""
+    return _MODULES.get(name.rstrip("-0123456789"), name)
 
 
 def fleet_plan(
@@ -71,9 +84,11 @@ def fleet_plan(
     minimum_owners: int = 3,
     two_owners_exception: str = "",
     sealing: SealingPolicy | None = None,
+    scheme: Scheme = "bfv-packed",
+    custodians: Literal[1, 3] = 1,
 ) -> FleetPlan:
     """Agents by name with their owners, and those with less than full trust; both of two validators must agree."""
-    sealing = sealing or SealingPolicy("bfv-packed", 8, 0.1, contributors, weight_cap=100, levels=levels)
+    sealing = sealing or SealingPolicy(scheme, 8, 0.1, contributors, weight_cap=100, levels=levels)
     policy = Policy(
         sealing=sealing,
         training=TrainingPlan(epochs=2, batch_size=10, learning_rate=0.05),
@@ -91,6 +106,7 @@ def fleet_plan(
         gate=GatePlan(threshold=0, max_regression=1_000_000),
         policy=policy,
         agents=tuple(AgentPlan(name, owner, trust.get(name, WHOLE)) for name, owner in agents.items()),
+        custodians=custodians,
     )
 
 
@@ -160,6 +176,7 @@ class Player:
     bus: MqttBus
     post: Post
     transfers: Transfers
+    mailbox: Mailbox  # what custodians have said of their contexts since it was connected
 
     @property
     def address(self) -> Address:
@@ -172,7 +189,20 @@ class Player:
 
     def sealed(self, round_: OpenRound, vector: Vector, *, weight: int = 20) -> bytes:
         """An honest sealed body."""
-        return seal_update(round_.context, round_.policy.sealing, vector, weight, vector * 0).body
+        return self.seal(round_, vector, weight=weight).body
+
+    def seal(self, round_: OpenRound, vector: Vector, *, weight: int = 20) -> Sealed:
+        """An honest sealed body, and under one-time keys its letters."""
+        return seal_update(round_.context, round_.policy.sealing, vector, weight, vector * 0, self.address)
+
+    async def send_letters(self, round_: OpenRound, letters: Sequence[bytes]) -> None:
+        """One-time keys: sign them, and send each to its custodian."""
+        context = RoundContext.parse(round_.context)
+        facts = {"round_": round_.number, "base": round_.base, "policy": round_.policy.digest}
+        for custodian, letter in zip(self.post.trust.custodians, letters, strict=True):
+            signed = sign_letter(letter, self.keys.identity, context)
+            topic = self.post.topics.letter(custodian.address, self.address)
+            await self.post.say(topic, Kind.LETTER, signed, **facts)
 
     def wrapped(self, frame: Envelope) -> bytes:
         """A frame as it travels."""
@@ -232,7 +262,7 @@ class Fleet:
     async def start(self, *names: str, **rounds: int) -> None:
         """Start real services by their parties' names and wait until they are ready; `rounds` for a coordinator."""
         for name in names:
-            module = _MODULES.get(name.rstrip("-0123456789"), name)
+            module = module_of(name)
             arguments = ["--config", str(self._configure(name, rounds))]
             if name in {agent.name for agent in self.plan.agents}:
                 module, arguments = "edge_agent", ["run", *arguments]
@@ -266,7 +296,7 @@ class Fleet:
                 "policy_file": str(self.root / POLICY_FILE),
                 "chain": {"rpc_url": self.place.rpc_url, **contracts},
             }
-        if name in ("coordinator", "custodian", *self.plan.validator_names):
+        if name in ("coordinator", *self.plan.custodian_names, *self.plan.validator_names):
             document["task"] = self.task_path
         if name in ("coordinator", *self.plan.validator_names):
             reference = self.root / f"{name}.npz"
@@ -283,7 +313,13 @@ class Fleet:
         sensors = self.root / f"{name}-sensors.toml"
         source = {"topic": f"plant/{name}/sensors", "properties": properties}
         sensors.write_text(tomli_w.dumps({"source": [source], "inspection": {"topic": f"plant/{name}/inspection"}}))
-        return {"site": SITE, "name": name, "asset": f"{name}-rig", "sensors_file": str(sensors), "task": self.task_path}
+        return {
+            "site": SITE,
+            "name": name,
+            "asset": f"{name}-rig",
+            "sensors_file": str(sensors),
+            "task": self.task_path,
+        }
 
     async def give_examples(self, name: str, seed: int, count: int = 60) -> None:
         """What an agent would have learnt from its machine before."""
@@ -318,7 +354,12 @@ class Fleet:
             await transfers.listen(everybody)
             serving = asyncio.create_task(transfers.serve(), name=f"{name} serves")
             self._open.callback(serving.cancel)
-            self.players[name] = Player(name, keys, bus, post, transfers)
+            records = await self._open.enter_async_context(SqliteRecords(self.root / f"played-{name}.sqlite"))
+            mailbox = Mailbox(records)
+            await post.hear(post.topics.context(), Kind.CONTEXT, self.trust.custodian_addresses, mailbox.put)
+            for message in self.witness.on(post.topics.context("")):  # what was said before
+                await mailbox.put(opened(message))
+            self.players[name] = Player(name, keys, bus, post, transfers, mailbox)
         return self.players[name]
 
     async def chain_of(self, name: str) -> EvmChain:
@@ -375,9 +416,11 @@ class Fleet:
             self.topics.invitation, where=lambda payload: Header.parse(payload).round == number
         )
         invitation = decode(Invitation, message.body)
-        custodian = self.trust.custodian.address
+        terms = Terms(self.trust, number, message.header.base, invitation.policy)
         context = await self.wait(
-            by.transfers.fetch(custodian, invitation.context, max_bytes=1 << 24, deadline_s=WAIT_S)
+            announced_context(
+                terms, task.manifest.size, by.mailbox, by.transfers, deadline_s=WAIT_S, named=invitation.context
+            )
         )
         return OpenRound(number, message.header.base, invitation.policy, context, invitation)
 

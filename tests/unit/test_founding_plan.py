@@ -52,6 +52,8 @@ def test_plan_that_names_neither_scheme_nor_bits_seals_at_four_bits_with_a_publi
         ("minimum_owners = 3", 'minimum_owners = 3\ntwo_owners_exception = "me"', "two_owners_exception"),
         ('owner = "bonn"', 'owner = "bonn"\ntrust = 1000001', "trust"),
         ("bits = 8", "bits = 32", "bits"),
+        ("quorum = 2", "quorum = 2\ncustodians = 2", "custodians"),
+        ("quorum = 2", "quorum = 2\ncustodians = 3", "custodians: 1: the key of bfv-packed is one custodian's"),
         ("max_frame_bytes = 1000000", "max_frame_bytes = 100", "max_frame_bytes"),
         ('name = "gateway-2"', 'name = "gateway-1"', "gateway-1 is taken"),
         ('name = "gateway-2"', 'name = "coordinator"', "coordinator is taken"),
@@ -126,3 +128,16 @@ def test_keys_in_a_place_that_cannot_be_made_are_a_clear_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="directory"):
         create_keys(tmp_path / "file", plan_of())
+
+
+def test_three_custodians_get_names_and_keys_of_their_own(tmp_path):
+    text = EXAMPLE_TOML.replace("quorum = 2", "quorum = 2\ncustodians = 3").replace("bfv-packed", "one-time-keys")
+    plan = load_plan(write(tmp_path, text))
+    assert plan.custodian_names == ("custodian", "custodian-2", "custodian-3")
+    assert set(plan.custodian_names) <= set(plan.party_names)
+
+
+def test_levels_are_refused_under_one_time_keys(tmp_path):
+    text = EXAMPLE_TOML.replace("bfv-packed", "one-time-keys").replace("bits = 8", "bits = 8\nlevels = 2")
+    with pytest.raises(ConfigError, match="levels: 1: weights on these ciphertexts would open single keys"):
+        load_plan(write(tmp_path, text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiomqtt import Topic
 
@@ -41,6 +42,12 @@ def own_topic(template: str, party: Party) -> str:
     """The topic of a line of the table as `party` would write it."""
     # A receipt stands under the agent it is for; everything else that names a party names its writer.
     device = AGENT.user if party.role is BusRole.COORDINATOR else party.user
+    if "/letter/" in template:
+        to = CUSTODIAN.address
+    elif "/letter-receipt/" in template:
+        to = AGENT.user
+    else:
+        to = CUSTODIAN.address if party.user == COORDINATOR.address else COORDINATOR.address
     values = {
         "<site>": party.site or AGENT.site,
         "<asset>": (party.assets or AGENT.assets)[0],
@@ -48,7 +55,8 @@ def own_topic(template: str, party: Party) -> str:
         "<fleet>": TRUST.fleet,
         "<task>": TRUST.task,
         "<dev>": device,
-        "<to>": CUSTODIAN.address if party.user == COORDINATOR.address else COORDINATOR.address,
+        "<cust>": party.user,
+        "<to>": to,
         "<from>": party.user,
         "<digest>": DIGEST,
         "<user>": party.user if party.role in WRITERS["reader"] else OPERATOR.user,
@@ -57,7 +65,7 @@ def own_topic(template: str, party: Party) -> str:
 
 
 def test_the_table_is_read_whole() -> None:
-    assert len(TABLE) == 27
+    assert len(TABLE) == 30
     assert {writer for _, writer, _, _ in TABLE} == set(WRITERS)
 
 
@@ -78,6 +86,8 @@ def test_every_topic_function_is_a_line_of_the_table() -> None:
     plain = [name for name, member in vars(topics.Learning).items() if isinstance(member, property)]
     built = [getattr(of, name) for name in plain]
     built += [of.commitment(AGENT.user), of.receipt(AGENT.user), of.installed(AGENT.user)]
+    built += [of.context(CUSTODIAN.address), of.key_total(CUSTODIAN.address), of.opened(CUSTODIAN.address)]
+    built += [of.letter(CUSTODIAN.address, AGENT.user), of.letter_receipt(CUSTODIAN.address, AGENT.user)]
     built += [of.round_request(AGENT.user), of.round_answer(AGENT.user)]
     built += [of.fetch(COORDINATOR.address, AGENT.user), of.chunk(AGENT.user, DIGEST)]
     of_twins = (topics.twin_state, topics.twin_delta, topics.twin_schema, topics.twin_event, topics.desired_set)
@@ -200,3 +210,37 @@ def test_user_with_two_roles_is_refused() -> None:
 def test_example_access_list_is_what_the_table_gives_now() -> None:
     shipped = Path(__file__).parents[2] / "mosquitto" / "acl"
     assert shipped.read_text() == acl_text(TRUST, PLANT), "write it again: python -m tests.support.parties"
+
+
+OF_THREE = msgspec.structs.replace(
+    TRUST,
+    custodians=tuple(msgspec.structs.replace(TRUST.custodians[0], address="0x" + digit * 40) for digit in "cde"),
+)
+
+
+def test_three_custodians_hear_each_other_and_write_in_their_own_name_only() -> None:
+    of = topics.Learning(TRUST.fleet, TRUST.task)
+    first, second, third = (p for p in fleet_parties(OF_THREE) if p.role is BusRole.CUSTODIAN)
+    granted = [Right(*right) for right in rights(first, OF_THREE)]
+
+    def grants(access: str, topic: str) -> bool:
+        return any(right.access == access and Topic(topic).matches(right.topic_filter) for right in granted)
+
+    for other in (second, third):
+        for said in (of.context, of.key_total, of.opened):
+            assert grants("write", said(first.user))
+            assert not grants("write", said(other.user))
+        assert grants("read", of.context(other.user))
+        assert grants("read", of.key_total(other.user))
+        assert not grants("read", of.letter(other.user, AGENT.user)), "two custodians' letters make a key"
+    assert grants("read", of.letter(first.user, AGENT.user))
+
+
+def test_agent_sends_a_letter_to_each_custodian_in_its_own_name_only_and_reads_nobodys() -> None:
+    of = topics.Learning(TRUST.fleet, TRUST.task)
+    agents = rights(AGENT, OF_THREE)
+    for custodian in OF_THREE.custodians:
+        assert Right("write", of.letter(custodian.address, AGENT.user)) in agents
+    assert not may(AGENT, "read", of.letter(CUSTODIAN.address, OTHER_AGENT.user))
+    assert not may(AGENT, "write", of.letter(CUSTODIAN.address, OTHER_AGENT.user))
+    assert not may(AGENT, "read", of.key_total(CUSTODIAN.address))

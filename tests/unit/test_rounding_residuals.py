@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from edge_agent.learning.participant import Participant
+from edge_agent.learning.participant import Participant, Pending
 from gemel.adapters.clock import SystemClock
 from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.exchange import admission
@@ -76,7 +76,7 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
         )
         update = post.sign(Kind.UPDATE, b"sealed", round_=ROUND, weight=60)
         commitment = Commitment(update.header.pack(), describe(WRAPPED))
-        await participant._remember(ROUND, commitment, WRAPPED, AFTER)
+        await participant._remember(Pending(ROUND, commitment.pack()), WRAPPED, AFTER)
         entry = Entry(AGENTS[0].address, update.header.body_digest, 60, describe(WRAPPED))
         yield Agent(participant, tmp_path, entry, noted)
 

@@ -44,7 +44,7 @@ def check_fleet(evidence: Evidence, ledger: Ledger, book: Book) -> TaskLine | No
 def _check_parties(trust: Trust, ledger: Ledger, book: Book) -> None:
     pinned: list[tuple[Address, BoxKey | None, Role]] = [
         (trust.coordinator.address, trust.coordinator.box, Role.COORDINATOR),
-        (trust.custodian.address, trust.custodian.box, Role.CUSTODIAN),
+        *((custodian.address, custodian.box, Role.CUSTODIAN) for custodian in trust.custodians),
         (trust.listener, None, Role.LISTENER),
         *((validator.address, validator.box, Role.VALIDATOR) for validator in trust.validators),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from gemel.console.auditor.book import require
 from gemel.console.auditor.case import RoundCase
@@ -17,7 +17,7 @@ from gemel.wire.types import Address, sha256
 
 def check_invitation(case: RoundCase) -> None:
     """Signed by the coordinator, under the pinned policy, naming the sealing context that is kept."""
-    message = _open(case, "invitation", Kind.INVITATION, case.trust.coordinator.address)
+    message = _open(case, "invitation", Kind.INVITATION, {case.trust.coordinator.address})
     if message is None:
         return
     with case.checking("messages", "invitation"):
@@ -30,7 +30,7 @@ def check_invitation(case: RoundCase) -> None:
 
 def check_roster(case: RoundCase) -> dict[Address, Entry]:
     """The list of commitments by device, if it holds; empty otherwise."""
-    message = _open(case, "roster", Kind.ROSTER, case.trust.coordinator.address)
+    message = _open(case, "roster", Kind.ROSTER, {case.trust.coordinator.address})
     if message is None:
         return {}
     with case.checking("Merkle roots", "roster"):
@@ -45,7 +45,7 @@ def check_roster(case: RoundCase) -> dict[Address, Entry]:
 
 def check_aggregate(case: RoundCase, roster: dict[Address, Entry]) -> dict[Address, Entry]:
     """Which updates are in the sum, by device, if that holds; empty otherwise."""
-    message = _open(case, "aggregate", Kind.AGGREGATE, case.trust.coordinator.address)
+    message = _open(case, "aggregate", Kind.AGGREGATE, {case.trust.coordinator.address})
     if message is None:
         return {}
     record = case.record
@@ -69,15 +69,15 @@ def check_aggregate(case: RoundCase, roster: dict[Address, Entry]) -> dict[Addre
 
 
 def check_opening(case: RoundCase) -> None:
-    """The custodian's announcement names the opened sum that it recorded on chain."""
-    message = _open(case, "opening", Kind.OPENED, case.trust.custodian.address)
+    """A custodian's announcement names the opened sum that it recorded on chain."""
+    message = _open(case, "opening", Kind.OPENED, case.trust.custodian_addresses)
     if message is not None:
         with case.checking("messages", "opening"):
             opened = decode(Opened, message.body).opened
             require(opened == case.record.opened, "names another opened sum than the one on chain")
 
 
-def _open(case: RoundCase, part: str, kind: Kind, sender: Address) -> Envelope | None:
+def _open(case: RoundCase, part: str, kind: Kind, senders: Container[Address]) -> Envelope | None:
     data, record = case.part(part), case.record
     if data is None:
         case.missing(part, "its signature was not checked")
@@ -86,7 +86,7 @@ def _open(case: RoundCase, part: str, kind: Kind, sender: Address) -> Envelope |
         domain=case.trust.domain,
         task=case.trust.task,
         kind=kind,
-        senders={sender},
+        senders=senders,
         max_body_bytes=SMALL_BODY_BYTES,
         round=case.number,
         base=record.base,

@@ -5,5 +5,5 @@
 - context, frames, letters: the public string of a round, the bodies, what goes to custodians and comes from them
 - sealer, summer, custodian, opener: the parties
 
-No service runs it yet. docs/decisions/0009-one-time-keys.md says what is proven, what is not, and what is hand-made.
+docs/decisions/0009-one-time-keys.md says what is proven, what is not, and what is hand-made.
 """

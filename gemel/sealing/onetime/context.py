@@ -3,8 +3,9 @@
     magic b"GOTK", version 1, custodians u8 (1 or 3), reserved u16 | chain id u64 | registry 20 | task 32 | round u64
     base 32 | policy 32 | parameters u32 | a Curve25519 key of 32 bytes for each custodian
 
-Little-endian. It holds no secret and nobody chooses a bit of it: all of it is on chain before the round opens.
-Its SHA-256 names it.
+Little-endian. It holds no secret. All of it but the custodians' keys is on chain before the round opens; the keys are
+drawn for the round. Its SHA-256 names it, and the public elements come from that: who wants to choose one must search
+for it (decision 0009).
 """
 
 from __future__ import annotations

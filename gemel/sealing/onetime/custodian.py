@@ -13,9 +13,9 @@ import numpy as np
 
 from gemel.errors import Refused
 from gemel.sealing.onetime.context import RoundContext
-from gemel.sealing.onetime.letters import KeyTotal, Share, members_digest, parts_of, read_letter
+from gemel.sealing.onetime.letters import KeyTotal, members_digest, parts_of, read_letter
 from gemel.sealing.onetime.plan import RING_DEGREE
-from gemel.sealing.ports import Member, Witness
+from gemel.sealing.ports import Member, Share, Witness
 from gemel.wire.boxes import box_key
 from gemel.wire.reasons import Reason
 from gemel.wire.types import Address
@@ -48,7 +48,7 @@ class KeyCustodian:
         self._registered, self._minimum, self._witness = registered, minimum, witness
         self._shares: dict[Address, Share] = {}
 
-    def receive(self, letter: bytes) -> None:
+    def receive(self, letter: bytes) -> Share:
         """See KeyCustodianPort. An agent's first letter of the round stands; the same again changes nothing.
 
         Raises Refused as `read_letter`, and: unregistered, duplicate (another letter), stale_round (destroyed).
@@ -64,6 +64,7 @@ class KeyCustodian:
             not np.array_equal(known.parts[part], share.parts[part]) for part in known.parts
         ):
             raise Refused(Reason.DUPLICATE, f"{agent} has sent another key")
+        return known
 
     def total(self, members: Sequence[Member]) -> bytes:
         """See KeyCustodianPort. Asks the witness before a byte is given out.

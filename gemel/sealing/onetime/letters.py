@@ -25,19 +25,15 @@ import numpy as np
 from nacl.exceptions import CryptoError
 from nacl.exceptions import RuntimeError as SodiumError
 from nacl.public import PrivateKey, PublicKey, SealedBox
-from numpy.typing import NDArray
 
 from gemel.errors import Malformed, Refused
 from gemel.sealing.onetime.context import CUSTODIANS, RoundContext
 from gemel.sealing.onetime.plan import RING_DEGREE
-from gemel.sealing.onetime.ring import Randomness
 from gemel.sealing.packing import Integers
-from gemel.sealing.ports import Member
+from gemel.sealing.ports import Member, Part, Randomness, Share
 from gemel.wire.identity import SIGNATURE_BYTES, Identity, recover
 from gemel.wire.reasons import Reason
 from gemel.wire.types import Address, Digest, sha256
-
-Part = NDArray[np.uint16]  # 2048 coefficients modulo 2^16
 
 _FORM = struct.Struct("<4sBBBB32s20s32s")
 _MAGIC, _VERSION = b"GKLT", 1
@@ -115,14 +111,6 @@ def _hash(context: RoundContext, custodian: int, count: int, agent: bytes, updat
     return context.domain.hash(
         _TYPE, custodian, count, "0x" + agent.hex(), context.digest, update, hashlib.sha256(box).digest()
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What a custodian learns from a letter."""
-
-    member: Member
-    parts: Mapping[int, Part]
 
 
 def read_letter(letter: bytes, context: RoundContext, custodian: int, secret: bytes) -> Share:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -17,10 +16,10 @@ from tenseal import sealapi
 
 from gemel.sealing.onetime.plan import MODULUS, MODULUS_BITS, RING_DEGREE, SIGMA
 from gemel.sealing.packing import Integers
+from gemel.sealing.ports import Randomness
 from gemel.wire.types import Digest
 
 Words = NDArray[np.uint64]  # residues modulo q
-Randomness = Callable[[int], bytes]  # so many bytes; the operating system's, but in test vectors
 
 _Q = np.uint64(MODULUS)
 _UTIL = sealapi._sealapi_cpp.util  # noqa: SLF001  the transform is not re-exported

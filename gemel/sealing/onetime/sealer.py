@@ -14,7 +14,7 @@ from gemel.sealing.onetime.frames import head_of, pack_body
 from gemel.sealing.onetime.letters import write_letters
 from gemel.sealing.onetime.plan import MODULUS, RING_DEGREE, plan_of
 from gemel.sealing.packing import quantise
-from gemel.sealing.ports import Member, Sealed
+from gemel.sealing.ports import Member, Randomness, Sealed
 from gemel.wire.messages import SealingPolicy
 from gemel.wire.reasons import Reason
 from gemel.wire.tensors import Vector
@@ -30,7 +30,7 @@ class OneTimeSealer:
         policy: SealingPolicy,
         parameters: int,
         agent: Address,
-        randomness: ring.Randomness = secrets.token_bytes,
+        randomness: Randomness = secrets.token_bytes,
     ) -> None:
         """Raises ConfigError for a policy over budget, Malformed for no context, Refused for one of another size.
 
