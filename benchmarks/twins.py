@@ -54,6 +54,7 @@ SITE = "north"
 NAMES = [f"temperature-{n}" for n in range(8)]
 IN_FLIGHT = 200
 READY_S = 60.0
+TURNS = 3  # a figure is the median of so many, one beside the other
 TWIN_RATE_HZ = 100
 
 
@@ -81,7 +82,7 @@ class Sizes:
     loss: int = 100_000
     twins: int = 10_000
     points: int = 1_000_000
-    latency_s: float = 15.0
+    latency_s: float = 10.0
 
 
 QUICK = Sizes(durable=6_000, loss=6_000, twins=1_000, points=100_000, latency_s=4.0)
@@ -201,6 +202,10 @@ class Registry:
         """Revisions on disk."""
         return int(self.ask("SELECT count(*) FROM revisions")[0][0]) if self.database.exists() else 0
 
+    def last(self) -> int:
+        """The newest revision's sequence, at no cost to the registry: there are no more revisions than that."""
+        return int(self.ask("SELECT max(sequence) FROM revisions")[0][0] or 0) if self.database.exists() else 0
+
     def ask(self, query: str) -> list[Any]:
         """Straight from the file."""
         with contextlib.closing(sqlite3.connect(self.database, timeout=30)) as connection:
@@ -209,7 +214,7 @@ class Registry:
     async def until_stored(self, number: int, deadline_s: float = 600.0) -> None:
         """Wait for so many revisions."""
         async with asyncio.timeout(deadline_s):
-            while self.stored() < number:  # noqa: ASYNC110  what it waits for is in another process
+            while self.last() < number or self.stored() < number:  # noqa: ASYNC110  what it waits for is in another process
                 await asyncio.sleep(0.2)
 
 
@@ -250,25 +255,30 @@ def in_a_process(target: Any, *arguments: Any) -> Any:
 
 
 async def durable(folder: Path, port: int, number: int, machines: int) -> dict[str, Any]:
-    """Updates a second: a bare loop, and the registry."""
-    registry = Registry(folder / "durable", port)
+    """Updates a second: a bare loop and the registry, in turns. The share is the median of the turns' shares."""
     await asyncio.to_thread(in_a_process, _bare_loop, port, 0)
-    await registry.start()
-    await registry.stop()
-    await publish_twins(port, updates(number, machines))
-    bare_s = await asyncio.to_thread(in_a_process, _bare_loop, port, number)
-    await registry.start()
-    await registry.until_stored(number)
-    await registry.stop()
-    ((first_ms, last_ms),) = registry.ask("SELECT min(received_ms), max(received_ms) FROM revisions")
-    bare, ours = number / bare_s, number / ((last_ms - first_ms) / 1000)
+    turns = []
+    for turn in range(TURNS):
+        registry = Registry(folder / f"durable-{turn}", port)
+        await registry.start()
+        await registry.stop()
+        await publish_twins(port, updates(number, machines))
+        bare_s = await asyncio.to_thread(in_a_process, _bare_loop, port, number)
+        await registry.start()
+        await registry.until_stored(number)
+        await registry.stop()
+        ((first_ms, last_ms),) = registry.ask("SELECT min(received_ms), max(received_ms) FROM revisions")
+        turns.append((number / bare_s, number / ((last_ms - first_ms) / 1000)))
+    shares = [ours / bare for bare, ours in turns]
     return {
         "updates": number,
         "machines": machines,
         "bytes_each": len(to_json(twin("press-1", 1))),
-        "bare_loop_per_s": round(bare),
-        "registry_durable_per_s": round(ours),
-        "share": round(ours / bare, 2),
+        "turns": TURNS,
+        "bare_loop_per_s": round(statistics.median(bare for bare, _ in turns)),
+        "registry_durable_per_s": round(statistics.median(ours for _, ours in turns)),
+        "shares": [round(share, 2) for share in shares],
+        "share": round(statistics.median(shares), 2),
     }
 
 
@@ -293,8 +303,11 @@ def sensor_message(number: int) -> bytes:
     return json.dumps(body).encode()
 
 
-async def latencies(port: int, asset: str, rate: int, seconds: float) -> dict[str, float]:
-    """Milliseconds from a reading's publish to the first twin that holds it or a younger one."""
+async def latencies(port: int, asset: str, rate: int, seconds: float, first: int) -> dict[str, float]:
+    """Milliseconds from a reading's publish to the first twin that holds it or a younger one.
+
+    Values count up from `first`, above those of earlier runs: what is retained from these answers no reading.
+    """
     number = int(rate * seconds)
     sent, arrived, done = [0.0] * number, [0.0] * number, asyncio.Event()
 
@@ -304,15 +317,16 @@ async def latencies(port: int, asset: str, rate: int, seconds: float) -> dict[st
             document, now = json.loads(message.payload), time.perf_counter()  # type: ignore[arg-type]
             known = document.get("properties", document).get(NAMES[0])
             value = known["value"] if isinstance(known, dict) else known
-            for n in range(reached, min(number, int(value or 0) + 1)):
+            held = int(value or 0) + 1 - first
+            for n in range(reached, min(number, held)):
                 arrived[n] = now
-            reached = max(reached, int(value or 0) + 1)
+            reached = max(reached, held)
             if reached >= number:
                 done.set()
 
     async with (
-        client(port, f"listener-{asset}-{rate}") as subscriber,
-        client(port, f"sensor-{asset}-{rate}") as sensor,
+        client(port, f"listener-{asset}-{first}") as subscriber,
+        client(port, f"sensor-{asset}-{first}") as sensor,
     ):
         await subscriber.subscribe(topics.twin_state(SITE, asset), qos=1)
         listener = asyncio.create_task(listen(subscriber))
@@ -322,7 +336,7 @@ async def latencies(port: int, asset: str, rate: int, seconds: float) -> dict[st
             for n in range(number):
                 await asyncio.sleep(max(0.0, began + n / rate - time.perf_counter()))
                 sent[n] = time.perf_counter()
-                tasks.create_task(sensor.publish(f"plant/{asset}/sensors", sensor_message(n), 1, timeout=60))
+                tasks.create_task(sensor.publish(f"plant/{asset}/sensors", sensor_message(first + n), 1, timeout=60))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(done.wait(), 10)
         listener.cancel()
@@ -333,6 +347,12 @@ async def latencies(port: int, asset: str, rate: int, seconds: float) -> dict[st
         "missing": number - len(took),
         "p50_ms": round(took[len(took) // 2], 1),
         "p99_ms": round(took[int(len(took) * 0.99)], 1),
+    }
+
+
+def _medians(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]} | {
+        "p99_ms_each": [run["p99_ms"] for run in runs]
     }
 
 
@@ -355,14 +375,28 @@ async def latency(folder: Path, port: int, seconds: float) -> dict[str, Any]:
         agent = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
     try:
         await asyncio.sleep(8)
-        found: dict[str, Any] = {"coalescing_ms": round(1000 / TWIN_RATE_HZ), "seconds": seconds}
+        found: dict[str, Any] = {"coalescing_ms": round(1000 / TWIN_RATE_HZ), "seconds": seconds, "turns": TURNS}
+        first = 1
         for rate in (500, 1000):
-            relayed = await latencies(port, "relay", rate, seconds)
-            try:
-                twinned = await latencies(port, "agent", rate, seconds)
-            except (IndexError, ValueError) as error:
-                twinned = {"error": f"no twin came: {error}", "log": (agent_folder / "log").read_text()[-400:]}
-            found[str(rate)] = {"bare_relay": relayed, "agent": twinned}
+            turns: dict[str, list[dict[str, float]]] = {"relay": [], "agent": []}
+            for _ in range(TURNS):
+                for asset, runs in turns.items():
+                    runs.append(await latencies(port, asset, rate, seconds, first))
+                first += int(rate * seconds)
+            found[str(rate)] = {
+                "bare_relay": _medians(turns["relay"]),
+                "agent": _medians(turns["agent"]),
+                "p99_ratio": round(
+                    statistics.median(
+                        ours["p99_ms"] / bare["p99_ms"]
+                        for bare, ours in zip(turns["relay"], turns["agent"], strict=True)
+                    ),
+                    2,
+                ),
+            }
+    except IndexError as error:
+        raise RuntimeError(f"no twin came: {(agent_folder / 'log').read_text()[-400:]}") from error
+    else:
         return found
     finally:
         for process in (agent, relay):
@@ -458,7 +492,13 @@ async def history(folder: Path, port: int, points: int) -> dict[str, Any]:
 
 async def measure(sizes: Sizes, only: Sequence[str]) -> dict[str, Any]:
     """Everything, one after the other, on a broker of its own each."""
-    found: dict[str, Any] = {"cpus": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()[0]}
+    found: dict[str, Any] = {
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "seed": None,  # nothing is drawn by chance
+        "load": {},
+    }
     with TemporaryDirectory() as name:
         folder = Path(name)
         parts: dict[str, Any] = {
@@ -471,6 +511,7 @@ async def measure(sizes: Sizes, only: Sequence[str]) -> dict[str, Any]:
         for part, run in parts.items():
             if only and part not in only:
                 continue
+            found["load"][part] = round(os.getloadavg()[0], 1)  # before it: above about 1, others were at work
             async with mosquitto(folder) as port:
                 found[part] = await run(port)
     return found
