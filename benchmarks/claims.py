@@ -62,6 +62,8 @@ def _costs(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
 
 def _memory(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     for row in rows:
+        if "refused" in row:
+            continue
         name = f"{row['scheme']}, {row['bits']} bits: MB more with 1000 contributors than with 10"
         yield _at_most(name, row["difference_mb"], MOST_MB_MORE)
 

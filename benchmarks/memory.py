@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.schemes import CAP, CLIP, round_context, update_of
+from gemel.errors import ConfigError
 from gemel.sealing.ckks.opener import CkksOpener
 from gemel.sealing.opener import Opener
 from gemel.sealing.ports import SummerPort
@@ -69,7 +70,10 @@ def peak_after(spool: Spool, contributors: int) -> int:
 def memory_row(scheme: str, bits: int) -> dict[str, Any]:
     """Peak memory of a coordinator's summer, 10 contributors against 1000, each in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
-        Spool(Path(name), scheme, bits).fill()
+        try:
+            Spool(Path(name), scheme, bits).fill()
+        except ConfigError as error:
+            return {"scheme": scheme, "bits": bits, "parameters": PARAMETERS, "refused": str(error)}
         command = [sys.executable, "-m", "benchmarks.memory", name, scheme, str(bits)]
         few, many = (
             int(subprocess.run([*command, str(count)], check=True, capture_output=True, text=True).stdout)

@@ -104,3 +104,4 @@ def test_claims_fail_for_figures_beyond_their_limits():
     assert [claim["holds"] for claim in claims({"frames": frames})] == [False, False]
     memory = [{"scheme": "bfv-packed", "bits": 4, "difference_mb": 64.1}]
     assert [claim["holds"] for claim in claims({"memory": memory})] == [False]
+    assert claims({"memory": [{"scheme": "ckks", "bits": 8, "refused": "fewer parameters"}]}) == []
