@@ -7,7 +7,7 @@ import structlog
 from coordinator import machine
 from coordinator.machine import Event, Round
 from coordinator.office import Office
-from gemel.errors import ChainReverted, Refused
+from gemel.errors import ChainReverted, Malformed, Refused
 from gemel.exchange import admission
 from gemel.exchange.chain_watch import RoundEnded
 from gemel.exchange.opened_sums import SealedSum
@@ -37,7 +37,11 @@ async def await_opening(office: Office, round_: Round) -> Event:
     own = None
     if office.policy.sealing.scheme == "one-time-keys":  # before the chain knows: a sum that does not open ends here
         context, body = await folder.read("context"), await folder.read("sum")
-        own = await sums.open(SealedSum(round_.number, context, body, len(round_.included)))
+        try:
+            own = await sums.open(SealedSum(round_.number, context, body, len(round_.included)))
+        except Malformed:
+            log.warning("one of these has spoilt the round", number=round_.number, devices=sorted(round_.taken))
+            raise
     record = await office.watch.reached(round_.number, RoundState.OPENED)
     message = await sums.announcement(round_.number, record.opened)
     opened = own or await sums.fetch(message, deadline_s=office.plan.reveal_s)

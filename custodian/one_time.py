@@ -152,12 +152,7 @@ class OneTimeOpening:
         body = await self.transfers.fetch(
             trust.coordinator.address, aggregate.sum, max_bytes=SUM_BYTES, deadline_s=FETCH_S
         )
-        try:
-            return await self.opened_sums.open(SealedSum(number, self._context, body, len(members)))
-        except PeerError as error:
-            agents = [member.agent for member in members]
-            log.warning("one of these has spoilt the round", number=number, agents=agents, why=str(error))
-            raise
+        return await self.opened_sums.open(SealedSum(number, self._context, body, len(members)))
 
     async def _say(self, topic: str, kind: Kind, body: bytes, record: RoundRecord) -> None:
         await self.post.say(topic, kind, body, round_=self._number, base=record.base, policy=record.policy)

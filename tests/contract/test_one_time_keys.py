@@ -141,11 +141,11 @@ def test_policy_selects_the_scheme(played):
 def test_each_scheme_refuses_the_others_policy(played):
     default = SealingPolicy("bfv-packed", 4, 0.1, 10, CAP)
     for party in (Sealer, Summer):
-        with pytest.raises(ConfigError, match="no service runs one-time-keys"):
+        with pytest.raises(ConfigError, match="bfv-packed, got one-time-keys"):
             party(played.round.context, played.round.policy, 5000)
     with pytest.raises(ConfigError, match="scheme"):
         OneTimeSummer(played.round.context, default, 5000)
-    with pytest.raises(ConfigError, match="no service runs one-time-keys"):
+    with pytest.raises(ConfigError, match="bfv-packed, got one-time-keys"):
         budget_of(played.round.policy, 5000).check()
 
 
