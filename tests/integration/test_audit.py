@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from gemel.__main__ import app
@@ -21,10 +22,12 @@ from gemel.adapters.typed_transactions import Transaction, open_transaction, sig
 from gemel.console.auditor.verify import AuditReport, audit
 from gemel.console.fleet_files import ChainPlace
 from gemel.errors import ConfigError, PeerError
+from gemel.exchange.admission import weighed
 from gemel.exchange.round_folder import RoundFolder
 from gemel.sealing.opener import create_key
 from gemel.wire import envelope
 from gemel.wire.envelope import HEADER_BYTES, Header, Kind
+from gemel.wire.messages import Aggregate, decode
 from gemel.wire.trust import Trust
 from tests.support.kept_state import build
 from tests.support.plans import POLICY
@@ -88,6 +91,21 @@ def test_kept_state_holds_and_everything_was_looked_at(original):
     assert held["transactions"] == len(decode_export((original / EXPORT).read_bytes()).transactions)
 
 
+def test_trust_stands_in_the_kept_lists_as_levels(original):
+    doubted = identity_of(original, "gateway-1").identity.address
+    message = (RoundFolder(original / "coordinator", 1).path / "aggregate").read_bytes()
+    entries = decode(Aggregate, message[HEADER_BYTES:]).entries
+    assert {entry.device == doubted: entry.level for entry in entries} == {True: 2, False: 4}
+
+
+def test_updates_that_coordinator_and_validators_weighed_as_they_liked_are_found(tmp_path):
+    """Lists, roots, sums, weights and signatures all fit: only the policy says otherwise."""
+    asyncio.run(build(tmp_path, lambda entries, policy: weighed(entries, replace(policy, trust={}))))
+    found = findings(tmp_path).splitlines()
+    assert [line for line in found if "weighs updates otherwise than the policy says" in line] == found
+    assert {line.split()[0] for line in found} == {"1", "2", "3"}
+
+
 def test_dropped_ciphertexts_are_said_to_be_not_kept_and_only_they(original):
     report = audit(original)
     assert {Path(line.where).name for line in report.not_kept} == {"context", "frames", "sum", "opened"}
@@ -144,10 +162,15 @@ def says_the_same(name: str, before: bytes, after: bytes) -> bool:
 
 
 def _covered(export: ChainExport) -> ChainExport:
-    *blocks, last = (msgspec.structs.replace(block, timestamp_s=0) for block in export.blocks)
+    kept = {block.number for block in export.blocks}
+    blocks = tuple(
+        replace(
+            block, timestamp_s=0, hash=block.hash if block.number + 1 in kept else "0" * 64
+        )  # else nobody names it
+        for block in export.blocks
+    )
     transactions = tuple(msgspec.structs.replace(each, gas=0) for each in export.transactions)
-    last = msgspec.structs.replace(last, hash="0" * 64)  # no block after it names it
-    return msgspec.structs.replace(export, blocks=(*blocks, last), transactions=transactions)
+    return msgspec.structs.replace(export, blocks=blocks, transactions=transactions)
 
 
 def flipped(path: Path, offset: int, mask: int) -> Iterator[tuple[bytes, bytes]]:

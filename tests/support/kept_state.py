@@ -5,18 +5,21 @@ Rounds: 0 (M0), 1 deployed, 2 refused by the gate, 3 deployed with its ciphertex
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from gemel.adapters.evm_chain import EvmChain
 from gemel.adapters.file_blobs import FileBlobs
 from gemel.adapters.key_files import Keys
+from gemel.console import founding
 from gemel.console.exporting import write_export
 from gemel.console.fleet_files import read_place
-from gemel.console.founding import FleetPlan, create_keys, found
+from gemel.console.founding import AgentPlan, FleetPlan, create_keys, found
 from gemel.exchange import admission
 from gemel.exchange.round_folder import RoundFolder
 from gemel.sealing.candidate import candidate_model
@@ -26,11 +29,11 @@ from gemel.wire import envelope, tensors
 from gemel.wire.attestations import ModelAttestation, SumAttestation, attest
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import Kind
-from gemel.wire.messages import Aggregate, Body, Entry, Invitation, Opened, Roster, encode
+from gemel.wire.messages import Aggregate, Body, Entry, Invitation, Opened, Policy, Roster, encode
 from gemel.wire.trust import Trust
 from gemel.wire.types import NO_DIGEST, Digest, sha256
 from tests.support.chains import running_chain
-from tests.support.plans import plan_of
+from tests.support.plans import OWNERS, plan_of, policy_of
 
 M0: tensors.Model = {
     "bias": np.zeros(3, np.float32),
@@ -39,20 +42,29 @@ M0: tensors.Model = {
 PARAMETERS = 15
 WEIGHTS = (120, 300, 450, 80)
 NOW_MS = 1_700_000_000_000
+DOUBT = 400_000  # how far the first gateway is trusted: two of four levels
+
+Weigh = Callable[[Iterable[Entry], Policy], tuple[Entry, ...]]
 
 
-async def build(directory: Path) -> None:
-    """Found a fleet in `directory`, let it learn for four rounds, and keep everything."""
-    keys = create_keys(directory, plan_of())
+async def build(directory: Path, weigh: Weigh = admission.weighed) -> None:
+    """Found a fleet in `directory`, let it learn for four rounds, and keep everything.
+
+    With another `weigh` coordinator and validators are of one mind to weigh updates so, and not as the policy says.
+    """
+    agents = (AgentPlan("gateway-1", OWNERS[0], DOUBT), *plan_of().agents[1:])
+    changes: dict[str, Any] = {"agents": agents, "policy": policy_of(levels=4)}
+    keys = create_keys(directory, plan_of(**changes))
     async with running_chain(directory, [key.identity.address for key in keys.values()]) as node:
-        plan = plan_of(rpc_url=node.url)
+        plan = plan_of(rpc_url=node.url, **changes)
         trust = await found(directory, plan, keys)
+        plan = replace(plan, policy=founding.policy_of(plan, keys))
         place = read_place(directory)
         contracts = (place.device_registry, place.round_registry)
         parties = ("coordinator", "custodian", "listener")
         chains = {n: EvmChain(node.url, *contracts, keys[n].identity, plan.chain_id) for n in parties}
         async with chains["coordinator"], chains["custodian"], chains["listener"]:
-            fleet = Fleet(directory, plan, trust, keys, chains)
+            fleet = Fleet(directory, plan, trust, keys, chains, weigh)
             m0 = await fleet.genesis()
             m1 = await fleet.round(1, m0, deployment=2, accuracies=(610_000, 590_000, 600_000))
             await fleet.round(2, m1, deployment=3, accuracies=(400_000, 410_000, 420_000))
@@ -73,6 +85,7 @@ class Fleet:
     trust: Trust
     keys: Mapping[str, Keys]
     chains: Mapping[str, EvmChain]
+    weigh: Weigh
 
     @property
     def coordinator(self) -> EvmChain:
@@ -112,7 +125,7 @@ class Fleet:
         await chain.close_list(task, number, root=root)
         await self._say(folder, "roster", Kind.ROSTER, Roster(entries, root), number, base)
 
-        included = admission.weighed(entries[:-1], policy)  # the last one never revealed
+        included = self.weigh(entries[:-1], policy)  # the last one never revealed
         (folder.frames / entries[-1].device).unlink()
         frames = [(folder.frames / entry.device, entry.level) for entry in included]
         total = sum_frames(key.public_context, policy.sealing, PARAMETERS, frames)
