@@ -59,9 +59,16 @@ def body_words(body: bytes) -> Iterator[Words]:
 
 def check_body(body: bytes, plan: Plan, head: BodyHead) -> None:
     """Return only if `body` is whole and has this header. Raises Refused as gemel.sealing.frames.check_body."""
+    for _ in checked_words(body, plan, head):
+        pass
+
+
+def checked_words(body: bytes, plan: Plan, head: BodyHead) -> Iterator[Words]:
+    """`body_words`, each of which holds. Raises Refused as `check_body`, on the way: what came before may be lost."""
     check_head(body, head, plan.body_bytes)
     for index, words in enumerate(body_words(body)):
         if (words >= PRIMES).any():
             raise Refused(Reason.MALFORMED, f"chunk {index} has a value that is not below its prime")
         if not words[1].any():
             raise Refused(Reason.PLAINTEXT, f"chunk {index} hides nothing: its c1 is zero")
+        yield words

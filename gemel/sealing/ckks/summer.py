@@ -6,7 +6,7 @@ import numpy as np
 
 from gemel.errors import Refused
 from gemel.sealing.ckks.context import load_public
-from gemel.sealing.ckks.frames import PRIMES, Words, body_words, check_body, head_of, pack_body
+from gemel.sealing.ckks.frames import PRIMES, Words, checked_words, head_of, pack_body
 from gemel.sealing.ckks.plan import plan_of
 from gemel.sealing.frames import BodyKind
 from gemel.wire.messages import SealingPolicy
@@ -34,10 +34,12 @@ class CkksSummer:
             raise ValueError(f"the policy allows {policy.contributors} contributors")
         if not 1 <= level <= policy.levels:
             raise ValueError(f"level {level}, 1 to {policy.levels} allowed")
-        check_body(body, self._plan, head_of(self._plan, self._context, BodyKind.UPDATE))
-        chunks = [words * np.uint64(level) % PRIMES for words in body_words(body)]
+        head = head_of(self._plan, self._context, BodyKind.UPDATE)
+        chunks = list(checked_words(body, self._plan, head))  # all, before any counts
+        if level > 1:
+            chunks = [words * np.uint64(level) % PRIMES for words in chunks]
         if self._sums:
-            chunks = [(total + words) % PRIMES for total, words in zip(self._sums, chunks, strict=True)]
+            chunks = [_added(total, words) for total, words in zip(self._sums, chunks, strict=True)]
         if not all(words[1].any() for words in chunks):
             raise Refused(Reason.PLAINTEXT, "the sum would lie open: somebody sent another's negative")
         self._sums = chunks
@@ -49,3 +51,10 @@ class CkksSummer:
         if not self._sums:
             raise ValueError("nothing has been added")
         return pack_body(head_of(self._plan, self._context, BodyKind.SUM, self.contributors), self._sums)
+
+
+def _added(left: Words, right: Words) -> Words:
+    """The sum modulo the primes: below a prime, what a prime is taken from wraps around to the larger of the two."""
+    total = left + right
+    reduced: Words = np.minimum(total, total - PRIMES)
+    return reduced
