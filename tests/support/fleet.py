@@ -243,6 +243,7 @@ class Fleet:
     _open: AsyncExitStack
     _dying: asyncio.Task[None]
     task_path: str = TASK_PATH  # one whose windows are those of tiny_task
+    statistics_files: dict[str, Path] = field(default_factory=dict)  # of a coordinator or validator, by name
     players: dict[str, Player] = field(default_factory=dict)
     _ports: dict[str, int] = field(default_factory=dict)
 
@@ -302,6 +303,8 @@ class Fleet:
             reference = self.root / f"{name}.npz"
             save_windows(reference, sample_windows(seed=1000 + len(self._ports)))
             document["reference_file"] = str(reference)
+        if name in self.statistics_files:
+            document["statistics_file"] = str(self.statistics_files[name])
         if name == "coordinator":
             document["rounds"] = ROUNDS | {"rounds": 1} | rounds
         path = self.root / f"{name}.toml"
