@@ -38,13 +38,16 @@ def demo(
         Path | None, typer.Option(help="A key file whose account pays for gas on that chain (gemel keys).")
     ] = None,
     *,
+    one_time_keys: Annotated[
+        bool, typer.Option("--one-time-keys", help="Three custodians, of whom none holds a key (decision 0009).")
+    ] = False,
     live_only: Annotated[bool, typer.Option("--live-only", help="Stream all cycles, import no history.")] = False,
     hold: Annotated[bool, typer.Option("--hold", help="Leave the plant running afterwards, until Ctrl-C.")] = False,
 ) -> None:
     """Run the demo plant: real data, real processes, three deployed rounds and a refused one."""
     console = Console()
     try:
-        plan = DemoPlan(agents, rounds, seed, live_only, broker, rpc, funder)
+        plan = DemoPlan(agents, rounds, seed, live_only, broker, rpc, funder, one_time_keys)
         with _state_dir(keep) as root:
             status = asyncio.run(_run(plan, Layout(root), report.resolve(), console, hold=hold))
     except ConfigError as error:

@@ -46,11 +46,12 @@ def configure(
 
     files: dict[str, dict[str, Any]] = {
         "twin-registry": {"state_dir": str(layout.state("twin-registry")), "bus": bus},
-        "custodian": on_chain("custodian", task=TASK_PATH),
         "listener": on_chain("listener", patience_s=LISTENER_PATIENCE_S),
         "coordinator": on_chain("coordinator", task=TASK_PATH, reference_file=reference("coordinator"))
         | {"rounds": ROUNDS | {"seed": plan.seed, "rounds": plan.rounds}},
     }
+    for name in plan.fleet(place.rpc_url, place.chain_id).custodian_names:
+        files[name] = on_chain(name, task=TASK_PATH)
     for number in range(1, VALIDATORS + 1):
         name = f"validator-{number}"
         files[name] = on_chain(name, task=TASK_PATH, reference_file=reference(name))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from gemel.console.founding import DEFAULT_BITS, AgentPlan, FleetPlan, GatePlan
 from gemel.errors import ConfigError
 from gemel.learning.tasks.hydraulic import PLAN
@@ -39,6 +41,7 @@ class DemoPlan:
     broker: str | None = None  # an existing one; default: our own
     rpc: str | None = None
     funder: Path | None = None  # a key file, for an existing chain where gas costs
+    one_time_keys: bool = False  # with three custodians; else one holds the round's key
 
     def __post_init__(self) -> None:
         if not MINIMUM_AGENTS <= self.agents <= POLICY.sealing.contributors:
@@ -59,6 +62,13 @@ class DemoPlan:
         """gateway-1, gateway-2, ..."""
         return tuple(f"gateway-{number}" for number in range(1, self.agents + 1))
 
+    @property
+    def policy(self) -> Policy:
+        """What the demo's rounds are held to."""
+        if not self.one_time_keys:
+            return POLICY
+        return replace(POLICY, sealing=replace(POLICY.sealing, scheme="one-time-keys"))
+
     def fleet(self, rpc_url: str, chain_id: int) -> FleetPlan:
         """The fleet to found: every gateway belongs to an owner of its own."""
         return FleetPlan(
@@ -69,8 +79,9 @@ class DemoPlan:
             validators=VALIDATORS,
             quorum=QUORUM,
             gate=GATE,
-            policy=POLICY,
+            policy=self.policy,
             agents=tuple(AgentPlan(name, f"owner of {name}") for name in self.agent_names),
+            custodians=3 if self.one_time_keys else 1,
         )
 
 

@@ -137,7 +137,9 @@ class Plant:
             await self._children.start(name, module, arguments, environment=environment)
 
         await start("twin-registry", "twin_registry")
-        await start("custodian", "custodian")
+        custodians = [name for name in files if name.startswith("custodian")]
+        for name in custodians:
+            await start(name, "custodian")
         for number in range(1, VALIDATORS + 1):
             await start(f"validator-{number}", "validator")
         await start("listener", "chain_listener")
@@ -145,7 +147,9 @@ class Plant:
         for name in self._plan.agent_names:
             environment = {ROUND_VARIABLE: str(self._plan.poisoned_round)} if name == poisoner else None
             await start(name, "edge_agent", "run", environment=environment)
-        self._progress.say(f"{4 + VALIDATORS + self._plan.agents} services started; logs in {self._layout.logs}")
+        self._progress.say(
+            f"{3 + len(custodians) + VALIDATORS + self._plan.agents} services started; logs in {self._layout.logs}"
+        )
 
     # --- watching -------------------------------------------------------------------------------------
 
