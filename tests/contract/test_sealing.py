@@ -215,7 +215,7 @@ def test_residuals_carry_rounding_over_rounds_through_real_keys(plant):
 def test_worker_functions_do_a_whole_round_on_files(tmp_path):
     policy = policy_of(levels=3)
     key = create_key(policy, PARAMETERS)
-    work.check_public_context(key.public_context)
+    work.check_public_context(key.public_context, policy)
     assert public_context_of(key.secret) == key.public_context
     updates, weights = updates_of(3)
     spooled: list[tuple[Path, int]] = []
@@ -250,14 +250,14 @@ def test_context_with_the_secret_key_is_refused_by_whoever_may_not_hold_it(party
     with pytest.raises(ConfigError, match="secret key"):
         party(leaked, policy, PARAMETERS)
     with pytest.raises(ConfigError, match="secret key"):
-        work.check_public_context(leaked)
+        work.check_public_context(leaked, policy_of())
 
 
 def test_context_without_a_public_key_is_refused():
     context = create_context(budget_of(policy_of(), PARAMETERS))
     bare = context.serialize(save_public_key=False, save_secret_key=False)
     with pytest.raises(Refused, match="no public key"):
-        work.check_public_context(bare)
+        work.check_public_context(bare, policy_of())
 
 
 def test_context_with_weaker_parameters_or_another_policys_modulus_is_refused(plant):
@@ -268,7 +268,7 @@ def test_context_with_weaker_parameters_or_another_policys_modulus_is_refused(pl
         Sealer(plant.context, policy_of(bits=4), PARAMETERS)
     for junk in (b"", b"\0" * 100, plant.context[:-1000]):
         with pytest.raises(PeerError):
-            work.check_public_context(junk)
+            work.check_public_context(junk, policy_of())
 
 
 def test_body_sealed_for_another_rounds_key_is_refused_by_digest(plant, bodies):

@@ -39,7 +39,7 @@ async def test_founded_fleet_stands_on_chain_as_planned_and_is_not_founded_twice
         assert len(parties) == len(keys) - 1  # everybody but the operator
         assert all(parties[keys[n].identity.address].box == keys[n].box for n in keys if n != "operator")
         roles = [party.role for party in parties.values()]
-        assert roles == [Role.COORDINATOR, Role.CUSTODIAN, Role.LISTENER, *[Role.VALIDATOR] * 3, *[Role.AGENT] * 4]
+        assert roles == [Role.COORDINATOR, Role.LISTENER, Role.CUSTODIAN, *[Role.VALIDATOR] * 3, *[Role.AGENT] * 4]
         owners = [party.owner for party in parties.values() if party.role == Role.AGENT]
         assert owners == [owner_address(agent.owner) for agent in plan.agents]
         assert len(set(owners)) == 4
