@@ -8,10 +8,11 @@ import pytest
 from gemel.console import pooling
 from gemel.errors import ConfigError
 from gemel.exchange.round_folder import RoundFolder
+from gemel.learning.fleet_statistics import normalisation
 from gemel.ports import RoundState
 from gemel.sealing.frames import OpenedSum
 from gemel.wire import tensors
-from gemel.wire.messages import SealingPolicy
+from gemel.wire.messages import SealingPolicy, TrainingPlan
 from tests.support.fleet import Fleet, fleet
 from tests.support.tiny_task import sample_windows, statistics
 
@@ -57,3 +58,34 @@ async def test_fleet_without_an_approved_model_or_blobs_is_a_configuration_error
     async with fleet(tmp_path, {agent: f"owner of {agent}" for agent in AGENTS}) as plant:
         with pytest.raises(ConfigError, match="there is none yet"):
             await pooling.approved_model(tmp_path, plant.state("coordinator") / "blobs")
+
+
+async def test_m0_scaled_by_statistics_is_approved_by_validators_who_have_the_same(tmp_path):
+    """Two validators have them and approve; a third, with others, gives no vote and says why."""
+    pooled = {
+        name: tensors.to_bytes(
+            statistics.train(statistics.initial_model(0), sample_windows(seed), TrainingPlan(1, 1, 1.0), 0, 1).model
+        )
+        for name, seed in (("same", 1), ("other", 2))
+    }
+    for name, data in pooled.items():
+        (tmp_path / name).write_bytes(data)
+    names = ("coordinator", "validator-1", "validator-2")
+    async with fleet(tmp_path, {agent: f"owner of {agent}" for agent in AGENTS}, validators=3) as plant:
+        plant.task_path = "tests.support.tiny_normalised:task"
+        plant.statistics_files = dict.fromkeys(names, tmp_path / "same") | {"validator-3": tmp_path / "other"}
+        await plant.start("validator-1", "validator-3", "listener", "coordinator")
+        await plant.until(lambda: _said(plant, "validator-3", "not normalised by the approved statistics"))
+        chain = await plant.chain_of("listener")
+        assert (await chain.round(plant.trust.task, 0)).state == RoundState.MEASURED  # one vote is no quorum
+        await plant.start("validator-2")
+        record = await plant.reached(chain, 0, RoundState.APPROVED, RoundState.DEPLOYED)
+        (path,) = (plant.state("validator-1") / "blobs").rglob(record.model)
+        m0 = tensors.from_bytes(path.read_bytes())
+    centre, spread = normalisation(statistics, tensors.from_bytes(pooled["same"]))
+    assert np.array_equal(m0["input.centre"], centre)
+    assert np.array_equal(m0["input.spread"], spread)
+
+
+async def _said(plant: Fleet, name: str, words: str) -> bool:
+    return words in plant.log(name)
