@@ -72,7 +72,7 @@ class OneTimeOpening:
 
     async def begin(self, number: int, record: RoundRecord) -> None:
         """Announce this round's key; once all custodians have, take the letters that have come, and those to come."""
-        self._number, self._keys = number, None
+        self._number, self._keys, self._witness = number, None, ChainWitness()
         secret = await asyncio.to_thread(self._secret, number)
         topic, key = self.post.topics.context(self.post.identity.address), KeyContext(boxes.box_key(secret))
         await self._say(topic, Kind.CONTEXT, encode(key), record)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from gemel.console.founding import AgentPlan, check_plan, create_keys, load_plan, owner_address
 from gemel.console.founding import policy_of as founded_policy
+from gemel.demo.plan import DemoPlan
 from gemel.errors import ConfigError
 from tests.support.plans import EXAMPLE_TOML, POLICY, plan_of
 
@@ -141,3 +142,10 @@ def test_levels_are_refused_under_one_time_keys(tmp_path):
     text = EXAMPLE_TOML.replace("bfv-packed", "one-time-keys").replace("bits = 8", "bits = 8\nlevels = 2")
     with pytest.raises(ConfigError, match="levels: 1: weights on these ciphertexts would open single keys"):
         load_plan(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(("one_time_keys", "custodians"), [(False, 1), (True, 3)])
+def test_demos_own_plan_could_be_founded_under_either_scheme(one_time_keys, custodians):
+    plan = DemoPlan(one_time_keys=one_time_keys).fleet("http://127.0.0.1", 31337)
+    check_plan(plan, "demo")
+    assert len(plan.custodian_names) == custodians
