@@ -1,11 +1,11 @@
 #!/usr/bin/env node
-// Compile the two contracts into generated/*.json (ABI and bytecode). `--check` compares instead of writing.
+// Compile the contracts into generated/*.json (ABI and bytecode). `--check` compares instead of writing.
 // The result depends on the sources and the pinned versions only: no paths, no metadata hash.
 const fs = require("fs");
 const path = require("path");
 const { compile, version } = require("./solc.js");
 
-const CONTRACTS = ["DeviceRegistry", "RoundRegistry"];
+const CONTRACTS = ["DeviceRegistry", "RoundRegistry", "StakeToken", "Election"];
 const input = {
   language: "Solidity",
   sources: Object.fromEntries(

@@ -8,6 +8,8 @@ interface Vm {
     function expectRevert(bytes calldata data) external;
     function prank(address sender) external;
     function sign(uint256 key, bytes32 digest) external pure returns (uint8 v, bytes32 r, bytes32 s);
+    function snapshotGasLastCall(string calldata group, string calldata name) external returns (uint256 gas);
+    function warp(uint256 timestamp) external;
 }
 
 /// @notice What every test stands on.
@@ -18,5 +20,10 @@ abstract contract Cheats {
 
     function assertEq(uint256 left, uint256 right) internal pure {
         if (left != right) revert Unequal(left, right);
+    }
+
+    /// @notice `value` folded into low..high.
+    function within(uint256 value, uint256 low, uint256 high) internal pure returns (uint256) {
+        return low + value % (high - low + 1);
     }
 }

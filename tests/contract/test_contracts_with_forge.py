@@ -76,8 +76,9 @@ def test_enum_has_the_same_words_and_numbers_in_solidity(enum: type[IntEnum], so
     assert [member.value for member in sorted(enum)] == list(range(len(enum)))
 
 
-def test_attestation_types_are_the_same_text_in_solidity() -> None:
-    source = (CONTRACTS / "src/Attestations.sol").read_text().replace('"\n        "', "")
+@pytest.mark.parametrize("file", ["Attestations.sol", "AttestationHashes.sol"])
+def test_attestation_types_are_the_same_text_in_solidity(file: str) -> None:
+    source = (CONTRACTS / "src" / file).read_text().replace('"\n        "', "")
     for expected in (attestations._SUM_TYPE, attestations._MODEL_TYPE):
         assert f'"{expected}"' in source
 

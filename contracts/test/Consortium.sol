@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {IERC5267} from "@openzeppelin/contracts/interfaces/IERC5267.sol";
+import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
+import {AttestationHashes} from "../src/AttestationHashes.sol";
+import {DeviceRegistry, Role} from "../src/DeviceRegistry.sol";
+import {Election} from "../src/Election.sol";
+import {RoundRegistry} from "../src/RoundRegistry.sol";
+import {StakeToken} from "../src/StakeToken.sol";
+import {Cheats} from "./Cheats.sol";
+
+/// @notice A small network: five validators with tokens and keys, a registry of rounds, an election. The inheriting test
+/// is operator, coordinator, administrator and a holder of tokens.
+abstract contract Consortium is Cheats {
+    uint256 internal constant VALIDATORS = 5;
+    uint256 internal constant EACH = 1000 ether;
+    uint64 internal constant EPOCH_S = 1 days;
+    uint64 internal constant UNBONDING_S = 7 days;
+    uint96 internal constant REWARD = 10 ether;
+
+    DeviceRegistry internal devices;
+    RoundRegistry internal rounds;
+    StakeToken internal token;
+    Election internal election;
+
+    function _found(uint16 seats, uint16 capacity) internal {
+        devices = new DeviceRegistry(address(this));
+        rounds = new RoundRegistry(devices);
+        devices.register(address(this), address(this), Role.Coordinator, 0);
+        address[] memory holders = new address[](VALIDATORS + 1);
+        uint256[] memory amounts = new uint256[](VALIDATORS + 1);
+        for (uint256 i; i < VALIDATORS; ++i) {
+            holders[i] = _validator(i);
+            amounts[i] = EACH;
+            devices.register(holders[i], holders[i], Role.Validator, 0);
+        }
+        (holders[VALIDATORS], amounts[VALIDATORS]) = (address(this), EACH);
+        token = new StakeToken(holders, amounts);
+        election = new Election(
+            token,
+            devices,
+            rounds,
+            address(this),
+            Election.Terms(seats, 1, capacity, 1 ether, EPOCH_S, UNBONDING_S, REWARD, 500_000)
+        );
+        election.grantRole(election.SCORER_ROLE(), address(this));
+        token.approve(address(election), type(uint256).max);
+        for (uint256 i; i < VALIDATORS; ++i) {
+            vm.prank(holders[i]);
+            token.approve(address(election), type(uint256).max);
+        }
+    }
+
+    /// All validators stake, the first most, and take their seats.
+    function _seatAll() internal {
+        for (uint256 i; i < VALIDATORS; ++i) {
+            vm.prank(_validator(i));
+            election.stake(100 ether - i * 10 ether, i == 0 ? address(0) : _validator(i - 1));
+        }
+        election.closeEpoch();
+    }
+
+    function _key(uint256 index) internal pure returns (uint256) {
+        return index + 11;
+    }
+
+    function _validator(uint256 index) internal pure returns (address) {
+        return vm.addr(_key(index));
+    }
+
+    function _signRaw(uint256 key, bytes32 signed) internal pure returns (bytes memory) {
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(key, signed);
+        return abi.encodePacked(r, s, v);
+    }
+
+    /// An EIP-712 signature for a contract that describes its own domain.
+    function _signFor(IERC5267 target, uint256 key, bytes32 structHash) internal view returns (bytes memory) {
+        return _signRaw(key, MessageHashUtils.toTypedDataHash(AttestationHashes.domainOf(target), structHash));
+    }
+}
