@@ -78,4 +78,24 @@ abstract contract Consortium is Cheats {
     function _signFor(IERC5267 target, uint256 key, bytes32 structHash) internal view returns (bytes memory) {
         return _signRaw(key, MessageHashUtils.toTypedDataHash(AttestationHashes.domainOf(target), structHash));
     }
+
+    /// Signatures of the first `count` validators, ordered by rising signer as a quorum is handed in.
+    function _signatures(IERC5267 target, bytes32 structHash, uint256 count)
+        internal
+        view
+        returns (bytes[] memory signatures)
+    {
+        uint256[] memory keys = new uint256[](count);
+        for (uint256 i; i < count; ++i) {
+            uint256 j = i;
+            for (; j > 0 && vm.addr(keys[j - 1]) > _validator(i); --j) {
+                keys[j] = keys[j - 1];
+            }
+            keys[j] = _key(i);
+        }
+        signatures = new bytes[](count);
+        for (uint256 i; i < count; ++i) {
+            signatures[i] = _signFor(target, keys[i], structHash);
+        }
+    }
 }

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
+import {IElectorate} from "./IElectorate.sol";
+
+/// @title What counts because a quorum of the elected signed it.
+/// @notice The quorum is a part of the whole elected stake: who does not sign counts as no.
+abstract contract QuorumSigned {
+    uint256 private constant PPM = 1_000_000;
+
+    IElectorate public immutable electorate;
+    /// @notice ppm of the elected stake; above a half, so that no two quorums contradict each other without a traitor.
+    uint32 public immutable quorumPart;
+
+    error QuorumOutOfRange(uint32 part);
+    error QuorumMissing(uint256 weight, uint256 needed);
+    error SignersUnordered(address before, address signer);
+
+    constructor(IElectorate electorate_, uint32 quorumPart_) {
+        if (quorumPart_ <= PPM / 2 || quorumPart_ > PPM) revert QuorumOutOfRange(quorumPart_);
+        (electorate, quorumPart) = (electorate_, quorumPart_);
+    }
+
+    /// @notice The weight that a quorum has now; never zero, so that nobody is no quorum.
+    function quorumWeight() public view returns (uint256) {
+        return Math.max(1, Math.mulDiv(electorate.totalWeight(), quorumPart, PPM, Math.Rounding.Ceil));
+    }
+
+    /// @param signatures ordered by rising signer, which counts each signer once
+    function _requireQuorum(bytes32 signed, bytes[] calldata signatures) internal view {
+        address before;
+        uint256 weight;
+        for (uint256 i; i < signatures.length; ++i) {
+            address signer = ECDSA.recoverCalldata(signed, signatures[i]);
+            if (signer <= before) revert SignersUnordered(before, signer);
+            weight += electorate.weightOf(signer);
+            before = signer;
+        }
+        uint256 needed = quorumWeight();
+        if (weight < needed) revert QuorumMissing(weight, needed);
+    }
+}
