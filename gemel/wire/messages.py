@@ -56,12 +56,13 @@ class SealingPolicy(Body, frozen=True, omit_defaults=True):
     max_share: Share = WHOLE  # of the sum of level · n_k, at most so much is one device's
 
 
-class TrainingPlan(Body, frozen=True):
-    """What every agent does with its own windows."""
+class TrainingPlan(Body, frozen=True, omit_defaults=True):
+    """What every agent does with its own windows. What is not used does not change the digest."""
 
     epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)]
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)]
     learning_rate: PositiveFloat
+    encrypted: bool = False  # a linear head, on ciphertexts: epochs are steps over all rows, batch_size is not used
 
 
 class Policy(Body, frozen=True, omit_defaults=True):
@@ -82,6 +83,11 @@ class Policy(Body, frozen=True, omit_defaults=True):
             raise ValueError(
                 f"minimum_owners: {SAFE_OWNERS} or more; 2 if, and only if, two_owners_exception says who allowed "
                 "it, and why"
+            )
+        if self.training.encrypted and self.sealing.scheme != "bfv-packed":
+            raise ValueError(
+                "training.encrypted: only under bfv-packed, whose updates the custodian can seal masked; "
+                f"not {self.sealing.scheme}"
             )
         if self.two_owners_exception and self.sealing.scheme == "one-time-keys":
             raise ValueError("two_owners_exception: not under one-time-keys, whose argument rests on three members")

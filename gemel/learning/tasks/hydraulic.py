@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gemel.learning.classifier import Classifier, Parameters
 from gemel.learning.fleet_statistics import FleetStatistics
+from gemel.learning.linear_head import LinearHead
 from gemel.learning.task import Head, Input, Labels
 from gemel.wire.messages import TrainingPlan
 from gemel.wire.tensors import Model
@@ -102,6 +103,9 @@ task = Classifier(
 # the task whose rounds pool that, under encryption.
 normalised = replace(task, name="hydraulic-normalised", normalised=True)
 statistics = FleetStatistics(task)
+
+# The model that can be trained on encrypted data (docs/decisions/0013-training-on-encrypted-data.md).
+linear = LinearHead(task)
 
 # What an agent does in one round: 0.75 s of one core for 400 windows. More epochs let the agents drift apart
 # no less than they learn; see benchmarks/learning.py for what it reaches.

@@ -5,6 +5,8 @@
 - frames: what a trainer and the custodian send each other (pure)
 - context: the one place that knows the library
 - trainer: computes on ciphertexts, and sees neither data nor weights nor gradients
+- release: masked integers become an ordinary sealed update of the round
+- work: what an agent's worker process does
 - refresher: the custodian's side; sees masked numbers only. Only custodian/ imports it
 
 docs/decisions/0013-training-on-encrypted-data.md tells how and why.

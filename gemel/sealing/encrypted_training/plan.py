@@ -14,7 +14,9 @@ Nobody rotates for that mean. The mean over slots C apart is the trace to a subr
 coefficient of the polynomial as it is and drops the others. So a trainer sends just these 2C coefficients, masked;
 the custodian puts them into fresh ciphertexts. This one exchange sums over rows, refreshes and copies, exactly.
 
-`bound` is what a weight can have moved by: features lie in -1..1, and p(z) - y in -1.5..1.5 where |z| <= 8.
+`bound` is what a weight can have moved by: features lie in -1..1, and |p(z) - y| stays below 1.04 while |z| <= 8.
+Beyond, the cubic runs away from the sigmoid, and nobody sees it under encryption: owners follow z on their own rows
+before they seal them (gemel/learning/linear_head.py).
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemel.errors import ConfigError
+from gemel.wire.messages import Policy, TrainingPlan
+from gemel.wire.tensors import Manifest
 
 RING_DEGREE = 8192
 SLOTS = RING_DEGREE // 2
@@ -35,7 +39,8 @@ LARGEST_VALUE_BITS = 16  # of a released integer
 WORD_BYTES = 6
 P1, P3 = 0.197, -0.004
 WEIGHT_SCALE = (-P3) ** 0.5
-LARGEST_ERROR = 1.5
+LARGEST_ERROR = 1.04  # of p(z) - y, for |z| <= 8
+CKKS_ERROR = 0.01  # of a weight's change, and far above what is measured (tests/contract/test_encrypted_training.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,8 @@ class HeadPlan:
 
     @property
     def bound(self) -> float:
-        """No weight of honest training moves further."""
-        return self.rate * self.steps * LARGEST_ERROR
+        """No weight moves further while |z| <= 8, CKKS's own error included."""
+        return self.rate * self.steps * LARGEST_ERROR * (1 + CKKS_ERROR)
 
     @property
     def request_bytes(self) -> int:
@@ -118,4 +123,33 @@ class HeadPlan:
             f"steps: {self.multiplications} multiplications of ciphertexts, "
             f"{(self.steps * self.request_bytes + self.release_bytes) / megabyte:.0f} MB up, "
             f"{self.steps * self.answer_bytes / megabyte:.0f} MB down for each agent"
+        )
+
+
+def head_plan(training: TrainingPlan, parameters: int, features: int, rows: int) -> HeadPlan:
+    """The plan of a head of so many weights: epochs are steps, every one over all rows. Raises ConfigError."""
+    if features < 1 or parameters % features:
+        raise ConfigError("encrypted training", "features", f"a divisor of {parameters} parameters, got {features}")
+    plan = HeadPlan(features, parameters // features, rows, training.epochs, training.learning_rate)
+    plan.check()
+    return plan
+
+
+def features_of(manifest: Manifest) -> int:
+    """The features of a linear head: its model is one tensor (features, outputs). Raises ConfigError for others."""
+    if len(manifest.tensors) != 1 or len(manifest.tensors[0].shape) != 2:
+        raise ConfigError(
+            "policy", "training.encrypted", "only for a linear head, one tensor (gemel/learning/linear_head.py)"
+        )
+    return manifest.tensors[0].shape[0]
+
+
+def check_policy(policy: Policy, plan: HeadPlan) -> None:
+    """Raises ConfigError where an honest update of this plan could exceed what the policy's integers hold."""
+    if policy.sealing.clip < plan.bound:
+        raise ConfigError(
+            "policy",
+            "sealing.clip",
+            f"at least {plan.bound:.3g} with training.encrypted: weights move so far in {plan.steps} steps, and "
+            "nobody can clip a ciphertext",
         )

@@ -5,6 +5,8 @@ Everything it decrypts carries a mask that only the trainer knows, 2^40 times as
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import tenseal as ts
 
@@ -21,6 +23,7 @@ from gemel.sealing.encrypted_training.context import (
 )
 from gemel.sealing.encrypted_training.frames import Kind, Shape
 from gemel.sealing.encrypted_training.plan import LOW, RING_DEGREE, SCALE_BITS, HeadPlan
+from gemel.sealing.encrypted_training.release import seal_masked
 from gemel.sealing.encrypted_training.ring import (
     MODULI,
     PRIMES,
@@ -31,6 +34,7 @@ from gemel.sealing.encrypted_training.ring import (
     transform_back,
     whole,
 )
+from gemel.wire.messages import SealingPolicy
 from gemel.wire.types import sha256
 
 
@@ -57,9 +61,15 @@ class Refresher:
         """What trainers encrypt and compute with."""
         return self._public
 
-    def secret(self) -> bytes:
-        """The secret, for a file of mode 0600."""
-        return self._secret
+    def to_bytes(self) -> bytes:
+        """Public context and secret, for a file of mode 0600."""
+        return len(self._public).to_bytes(4, "little") + self._public + self._secret
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Refresher:
+        """What `to_bytes` wrote down. Raises as the constructor."""
+        end = 4 + int.from_bytes(data[:4], "little")
+        return cls(data[4:end], data[end:])
 
     def refresh(self, plan: HeadPlan, request: bytes) -> bytes:
         """Fresh ciphertexts of the masked weights in a request. Raises Refused as `Shape.parse`."""
@@ -84,3 +94,35 @@ class Refresher:
         polynomial[:, ::stride] = residues(numbers, len(MODULI))
         words = sealed_zero(self._context, len(MODULI))
         return np.concatenate([(words[0] + transform(polynomial)) % PRIMES, words[1]], axis=1)
+
+
+# --- for the custodian's worker processes ---
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingKey:
+    """A round's training key as bytes: `secret` for the custodian's own store, `public` for trainers."""
+
+    secret: bytes
+    public: bytes
+
+
+def create_key() -> TrainingKey:
+    """A fresh key for one round."""
+    refresher = Refresher.create()
+    return TrainingKey(refresher.to_bytes(), refresher.public_context())
+
+
+def public_context_of(secret: bytes) -> bytes:
+    """The public half of a stored key."""
+    return Refresher.from_bytes(secret).public_context()
+
+
+def refresh(secret: bytes, plan: HeadPlan, request: bytes) -> bytes:
+    """`Refresher.refresh` with a stored key."""
+    return Refresher.from_bytes(secret).refresh(plan, request)
+
+
+def release(secret: bytes, plan: HeadPlan, request: bytes, context: bytes, policy: SealingPolicy) -> bytes:
+    """The masked integers of a release, sealed with the round's own public context."""
+    return seal_masked(context, policy, Refresher.from_bytes(secret).round_off(plan, request))

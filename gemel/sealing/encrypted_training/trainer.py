@@ -1,14 +1,14 @@
 """Trains a logistic head on ciphertexts: whoever runs it sees no feature, no label, no weight and no gradient.
 
-A run: `request` computes a step, sends what comes out to the custodian, masked; `accept` takes the fresh ciphertexts
-that come back. After the last step `release` asks for the change of the weights as integers under the round's own
-sealing scheme, and `released` unmasks the integers' ciphertext there. Masks are drawn here and never leave.
+A run: `request` computes a step and masks what comes out, for the custodian to refresh; `accept` takes the fresh
+ciphertexts that come back. After the last step `release` masks the change of the weights, for the custodian to round
+to integers and to seal as an update of the round (release.py). Masks are drawn here and never leave.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,18 @@ class SealedRows:
     features: list[list[ts.CKKSVector]]  # [block][feature]
     scaled: list[list[ts.CKKSVector]]
     constant: list[ts.CKKSVector]  # [feature]: the sum over blocks of scaled times (1/2 - label)
+
+    def to_bytes(self) -> tuple[bytes, ...]:
+        """Every ciphertext, for another call of the same process's workers; not for anybody else's bytes."""
+        parts = (*self.features, *self.scaled, self.constant)
+        return tuple(bytes(vector.serialize()) for part in parts for vector in part)
+
+    @classmethod
+    def from_bytes(cls, context: ts.Context, plan: HeadPlan, data: Sequence[bytes]) -> SealedRows:
+        """The inverse of `to_bytes`."""
+        vectors = [ts.ckks_vector_from(context, each) for each in data]
+        parts = [vectors[start : start + plan.features] for start in range(0, len(vectors), plan.features)]
+        return cls(parts[: plan.blocks], parts[plan.blocks : -1], parts[-1])
 
 
 def seal_rows(context: ts.Context, plan: HeadPlan, features: Floats, labels: Floats) -> SealedRows:
@@ -84,10 +96,16 @@ class Trainer:
     def __init__(
         self, context: bytes, plan: HeadPlan, base: Floats, randomness: Randomness = secrets.randbits
     ) -> None:
-        """`base`: the weights to begin with, (features, outputs). Raises ConfigError, Refused as `load_public`."""
+        """`base`: the weights to begin with, (features, outputs).
+
+        Raises ConfigError and Refused as `load_public`, ValueError for another shape, and for weights that steps
+        could carry beyond what masks hide.
+        """
         plan.check()
-        if base.shape != (plan.features, plan.outputs) or np.abs(base).max() >= 2**LARGEST_WEIGHT_BITS - plan.bound:
-            raise ValueError(f"base {base.shape}, or a weight of it too large for so many steps")
+        if base.shape != (plan.features, plan.outputs):
+            raise ValueError(f"base {base.shape}, ({plan.features}, {plan.outputs}) expected")
+        if not np.abs(base).max() < 2**LARGEST_WEIGHT_BITS - plan.bound:
+            raise ValueError(f"a weight of the base is beyond {2**LARGEST_WEIGHT_BITS - plan.bound:.3g}")
         self._context = load_public(context)
         self._digest: Digest = sha256(context)
         self._plan, self._randomness = plan, randomness
@@ -100,6 +118,11 @@ class Trainer:
     def context(self) -> ts.Context:
         """The public context, to seal rows with."""
         return self._context
+
+    @property
+    def masks(self) -> list[list[int]]:
+        """Of the last request: all that a trainer must keep until the answer comes."""
+        return self._masks
 
     def _in_lanes(self, row: Floats) -> Floats:
         lanes = np.pad(WEIGHT_SCALE * row, (0, self._plan.lanes - self._plan.outputs))
@@ -137,9 +160,13 @@ class Trainer:
         masked = (coefficients + residues(mask, LOW)) % PRIMES[:LOW]
         return np.concatenate([words[1], masked], axis=1)
 
-    def accept(self, answer: bytes) -> None:
-        """Take the refreshed weights. Raises Refused as `Shape.parse`."""
+    def accept(self, answer: bytes, masks: list[list[int]] | None = None) -> None:
+        """Take the refreshed weights; `masks` are those of another trainer's request that this one goes on from.
+
+        Raises Refused as `Shape.parse`.
+        """
         plan = self._plan
+        self._masks = self._masks if masks is None else masks
         fresh = Shape(plan, self._digest, Kind.ANSWER).parse(answer)
         stride = RING_DEGREE // plan.coefficients
         for index, (words, mask) in enumerate(zip(fresh, self._masks, strict=True)):
