@@ -12,9 +12,10 @@ from coordinator.machine import Event, Round
 from coordinator.office import Office
 from gemel.errors import IllegalEvent, PeerError, Refused
 from gemel.exchange import admission
+from gemel.exchange.frame_intake import Intake, take_in
 from gemel.exchange.post import reason_of
 from gemel.ports import RoundState
-from gemel.sealing.work import check_body, sum_frames
+from gemel.sealing.work import sum_frames
 from gemel.wire import merkle
 from gemel.wire.envelope import Envelope, Kind
 from gemel.wire.messages import Aggregate, Entry, Receipt
@@ -53,18 +54,20 @@ async def _collect(
     office: Office, driver: Driver, round_: Round, entry: Entry, kept: asyncio.Task[frozenset[Address]]
 ) -> None:
     assert round_.context is not None
+    folder, terms = office.folder(round_), office.terms(round_)
+    intake = Intake(terms, office.task.manifest.size, round_.context.digest, office.box_secret)
     left_s = max(GRACE_S, (round_.reveal_until_ms - office.post.clock.now_ms()) / 1000)
     event: Event
     try:
-        wrapped = await office.transfers.fetch(
+        async with office.transfers.fetched(
             entry.device, entry.transfer, max_bytes=entry.transfer.length, deadline_s=left_s
-        )
-        frame = await asyncio.to_thread(admission.open_frame, wrapped, entry, office.terms(round_), office.box_secret)
-        check_body(frame, office.policy.sealing, office.task.manifest.size, round_.context.digest)
-        if entry.device not in await kept:
-            raise Refused(Reason.NO_LETTER, "the sum would not open: too few custodians hold its key")
-        await office.folder(round_).write_frame(entry.device, frame)
-        await office.transfers.offer(wrapped)  # for validators, should the agent be gone when they want it
+        ) as wrapped:
+            await office.workers.run(take_in, wrapped, folder.frames / entry.device, entry, intake)
+            if entry.device not in await kept:
+                await folder.drop_frame(entry.device)
+                raise Refused(Reason.NO_LETTER, "the sum would not open: too few custodians hold its key")
+            # for validators, should the agent be gone when they want it
+            await office.transfers.pass_on(entry.transfer, wrapped)
         error, event = None, machine.FrameTaken(entry.device)
     except PeerError as refusal:
         error, event = refusal, machine.FrameRefused(entry.device, reason_of(refusal))

@@ -12,6 +12,7 @@ from gemel.errors import ChainReverted, PeerError, Refused, Unavailable
 from gemel.exchange import admission
 from gemel.exchange.admission import Terms
 from gemel.exchange.chain_watch import RETRY_S, ChainWatch, Parties, RoundEnded
+from gemel.exchange.frame_intake import Intake, take_in
 from gemel.exchange.mailbox import Mailbox
 from gemel.exchange.model_pull import ModelPull
 from gemel.exchange.opened_sums import OpenedSums, SealedSum
@@ -24,14 +25,14 @@ from gemel.learning.measuring import check_normalisation, measure
 from gemel.learning.task import Measured, Task
 from gemel.ports import Blobs, Chain, RoundRecord, RoundState
 from gemel.sealing.candidate import candidate_model
-from gemel.sealing.work import check_body, sum_frames
+from gemel.sealing.work import sum_frames
 from gemel.wire import boxes
 from gemel.wire.attestations import ModelAttestation, SumAttestation, attest
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import Kind
 from gemel.wire.messages import Aggregate, Candidate, Entry, Policy, Roster, decode
 from gemel.wire.reasons import Reason
-from gemel.wire.types import Digest, ppm, sha256
+from gemel.wire.types import Address, Digest, ppm, sha256
 
 FETCH_S = 60.0
 SILENCE_S = 5.0  # after which an agent's frame is asked for elsewhere: one silent agent must not end the round
@@ -139,7 +140,8 @@ class Validator:
         owners = self._check_lists(record, roster, aggregate)
         folder, terms = RoundFolder(self.state_dir, number), Terms(self.post.trust, number, record.base, self.policy)
         context = await self._context(terms)
-        collecting = (self._collect(folder, entry, terms, sha256(context)) for entry in aggregate.entries)
+        intake = Intake(terms, self.task.manifest.size, sha256(context), self.box_secret)
+        collecting = (self._collect(folder, entry, intake) for entry in aggregate.entries)
         for refusal in await asyncio.gather(*collecting, return_exceptions=True):
             if refusal is not None:
                 raise refusal  # the first, by itself: a group of them would pass as our own fault
@@ -178,22 +180,25 @@ class Validator:
             raise Refused(Reason.OVERWEIGHT, "owners or weight on chain are not those of the updates")
         return owners
 
-    async def _collect(self, folder: RoundFolder, entry: Entry, terms: Terms, context: Digest) -> None:
+    async def _collect(self, folder: RoundFolder, entry: Entry, intake: Intake) -> None:
         """The validator pulls frames from the agents itself; of one that is silent, the coordinator has its frame.
 
         Whoever hands it over: the digest was listed, and the agent signed what is in it.
         """
         try:
-            wrapped = await self.transfers.fetch(
-                entry.device, entry.transfer, max_bytes=entry.transfer.length, deadline_s=SILENCE_S
-            )
+            await self._take_in(entry.device, SILENCE_S, folder, entry, intake)
         except Refused as error:
             if error.reason != Reason.MISSING:
                 raise
-            wrapped = await self._from_coordinator(entry.transfer)
-        frame = admission.open_frame(wrapped, entry, terms, self.box_secret)
-        check_body(frame, self.policy.sealing, self.task.manifest.size, context)
-        await folder.write_frame(entry.device, frame)
+            await self._take_in(self.post.trust.coordinator.address, FETCH_S, folder, entry, intake)
+
+    async def _take_in(
+        self, holder: Address, deadline_s: float, folder: RoundFolder, entry: Entry, intake: Intake
+    ) -> None:
+        async with self.transfers.fetched(
+            holder, entry.transfer, max_bytes=entry.transfer.length, deadline_s=deadline_s
+        ) as wrapped:
+            await self.workers.run(take_in, wrapped, folder.frames / entry.device, entry, intake)
 
     async def _context(self, terms: Terms) -> bytes:
         return await announced_context(

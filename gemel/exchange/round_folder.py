@@ -49,11 +49,11 @@ class RoundFolder:
         """Store one part, whole or not at all."""
         if part not in PARTS:
             raise ValueError(part)
-        return await asyncio.to_thread(_write, self.path / part, data)
+        return await asyncio.to_thread(write_whole, self.path / part, data)
 
-    async def write_frame(self, device: Address, frame: bytes) -> Path:
-        """Store one device's frame."""
-        return await asyncio.to_thread(_write, self.frames / device, frame)
+    async def drop_frame(self, device: Address) -> None:
+        """Remove one device's frame, which is not to be added."""
+        await asyncio.to_thread((self.frames / device).unlink, missing_ok=True)
 
     async def read(self, part: str) -> bytes:
         """One part. Raises FileNotFoundError."""
@@ -70,7 +70,8 @@ class RoundFolder:
         await asyncio.to_thread(drop)
 
 
-def _write(path: Path, data: bytes) -> Path:
+def write_whole(path: Path, data: bytes) -> Path:
+    """Write a file, whole or not at all, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".new")
     scratch.write_bytes(data)

@@ -3,6 +3,9 @@
 Files are named by digest: `out/<digest>` is offered, `in/<holder>-<digest>.part` is on its way, with `….have`
 beside it naming the chunks that are here. So both sides go on after a crash where they were, and a holder that
 announces another's transfer as its own gets into nobody's way.
+
+What comes in is written as it comes and hashed from the disk: however many fetches run side by side, no payload is in
+memory but those that `fetch` returns. For large ones, and for many at once, there is `fetched`.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from pathlib import Path
 
 import structlog
@@ -95,7 +98,7 @@ class Transfers:
 
     async def offer(self, payload: bytes) -> Transfer:
         """Hold `payload` ready for whoever is told of it. Offering again changes nothing. Raises Refused(no_room)."""
-        transfer = describe(payload)
+        transfer = await asyncio.to_thread(describe, payload)
         self._take_room(transfer.digest, transfer.length)
         await asyncio.to_thread(_write_whole, self._out / transfer.digest, payload)
         return transfer
@@ -106,7 +109,15 @@ class Transfers:
         self._taken.pop(transfer.digest, None)
 
     async def fetch(self, holder: Address, transfer: Transfer, *, max_bytes: int, deadline_s: float) -> bytes:
-        """The payload, its digest checked. Asks `holder` until all chunks are here.
+        """The payload, in memory; otherwise as `fetched`."""
+        async with self.fetched(holder, transfer, max_bytes=max_bytes, deadline_s=deadline_s) as path:
+            return await asyncio.to_thread(path.read_bytes)
+
+    @contextlib.asynccontextmanager
+    async def fetched(
+        self, holder: Address, transfer: Transfer, *, max_bytes: int, deadline_s: float
+    ) -> AsyncIterator[Path]:
+        """The payload as a file, its digest checked, until the block ends. Asks `holder` until all chunks are here.
 
         Raises Refused: too_large, no_room (before a byte is asked for), missing (not all of it came in, right, in
         time).
@@ -114,17 +125,27 @@ class Transfers:
         if transfer.length > max_bytes:
             raise Refused(Reason.TOO_LARGE, f"{transfer.length} bytes announced, at most {max_bytes}")
         name = _name(holder, transfer)
+        part = self._in / f"{name}.part"
         self._take_room(name, transfer.length)
         self._fetching.add(name)
         try:
-            return await self._fetch(holder, transfer, self._post.clock.monotonic_s() + deadline_s)
+            await self._fetch(holder, transfer, self._post.clock.monotonic_s() + deadline_s)
+            try:
+                yield part
+            finally:
+                part.unlink(missing_ok=True)
         finally:
             self._fetching.discard(name)
-            part = self._in / f"{name}.part"
             if part.exists():
                 self._taken[name] = part.stat().st_size
             else:
                 self._taken.pop(name, None)
+
+    async def pass_on(self, transfer: Transfer, fetched: Path) -> None:
+        """Offer what `fetched` gave, within its block; the file moves, and the room that it takes with it."""
+        self._taken.pop(fetched.stem, None)
+        self._taken[transfer.digest] = transfer.length
+        await asyncio.to_thread(fetched.replace, self._out / transfer.digest)
 
     async def drop_unfinished(self) -> None:
         """Remove what has come of transfers that nobody fetches any more; for the end of a round."""
@@ -137,17 +158,17 @@ class Transfers:
 
         await asyncio.to_thread(drop)
 
-    async def _fetch(self, holder: Address, transfer: Transfer, give_up_s: float) -> bytes:
+    async def _fetch(self, holder: Address, transfer: Transfer, give_up_s: float) -> None:
         while True:
-            left_s = give_up_s - self._post.clock.monotonic_s()
-            payload = await self._pull(holder, transfer, _Intake(self._in, holder, transfer), left_s)
-            if hashlib.sha256(payload).hexdigest() == transfer.digest:
-                return payload
+            intake = _Intake(self._in, holder, transfer)
+            await self._pull(holder, transfer, intake, give_up_s - self._post.clock.monotonic_s())
+            if await asyncio.to_thread(intake.finish):
+                return
             log.warning("transfer came in wrong, once more", holder=holder, transfer=transfer.digest)
             if self._post.clock.monotonic_s() >= give_up_s:  # an empty one is complete before any deadline strikes
                 raise Refused(Reason.MISSING, f"nothing right came of {transfer.digest[:12]}")
 
-    async def _pull(self, holder: Address, transfer: Transfer, intake: _Intake, deadline_s: float) -> bytes:
+    async def _pull(self, holder: Address, transfer: Transfer, intake: _Intake, deadline_s: float) -> None:
         topic = self._post.topics.chunk(holder, transfer.digest)
 
         async def receive(message: BusMessage) -> None:
@@ -166,7 +187,6 @@ class Transfers:
             raise Refused(Reason.MISSING, f"chunks {intake.missing[:3]} of {transfer.digest[:12]}") from None
         finally:
             await self._post.bus.unsubscribe(topic)
-        return await asyncio.to_thread(intake.finish)
 
     async def _ask(self, holder: Address, transfer: Transfer, intake: _Intake) -> None:
         request = Fetch(transfer.digest, tuple(intake.missing[:CHUNKS_A_REQUEST]))
@@ -185,6 +205,7 @@ class _Intake:
     """One transfer on its way in: bytes in a part file, chunk numbers beside it."""
 
     def __init__(self, folder: Path, holder: Address, transfer: Transfer) -> None:
+        self._transfer = transfer
         name = _name(holder, transfer)
         self._part, self._have = folder / f"{name}.part", folder / f"{name}.have"
         self._assembly = Assembly(transfer)
@@ -229,11 +250,14 @@ class _Intake:
                 async with asyncio.timeout(stall_s):
                     await self._moved.wait()
 
-    def finish(self) -> bytes:
-        payload = self._part.read_bytes()
-        self._part.unlink()
+    def finish(self) -> bool:
+        """Whether the part file is the payload; one that is not goes."""
+        with self._part.open("rb") as part:
+            right = hashlib.file_digest(part, "sha256").hexdigest() == self._transfer.digest
         self._have.unlink()
-        return payload
+        if not right:
+            self._part.unlink()
+        return right
 
 
 def _name(holder: Address, transfer: Transfer) -> str:

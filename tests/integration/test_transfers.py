@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,19 @@ async def watching(url: str, topic: str) -> AsyncIterator[list[bytes]]:
     async with MqttBus(BusSettings(url=url, client_id="watcher")) as bus:
         await bus.subscribe(topic, see)
         yield seen
+
+
+@contextlib.contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """One number when the block has ended: how far Python's memory grew within it, in bytes."""
+    peak: list[int] = []
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        yield peak
+        peak.append(tracemalloc.get_traced_memory()[1] - before)
+    finally:
+        tracemalloc.stop()
 
 
 async def test_a_payload_of_many_chunks_is_pulled_whole(tmp_path: Path) -> None:
@@ -231,3 +245,44 @@ async def test_a_withdrawn_payload_is_not_sent_any_more(tmp_path: Path) -> None:
         async with party(url, RECEIVER, tmp_path / "b") as pulling:
             with pytest.raises(Refused, match="missing"):
                 await pulling.fetch(HOLDER.address, transfer, max_bytes=10**7, deadline_s=1)
+
+
+async def test_a_hundred_payloads_that_come_in_side_by_side_are_on_disk_and_not_in_memory(tmp_path: Path) -> None:
+    payloads = [number.to_bytes(2, "big") * CHUNK_BYTES for number in range(100)]  # two chunks, 256 KiB
+    whole = sum(map(len, payloads))
+    all_are_here = asyncio.Barrier(len(payloads))
+    async with (
+        embedded_broker() as url,
+        holder(url, tmp_path / "a", {RECEIVER.address}) as offering,
+        party(url, RECEIVER, tmp_path / "b") as pulling,
+    ):
+        offered = [await offering.offer(payload) for payload in payloads]
+        del payloads
+
+        async def pull(transfer: Transfer) -> None:
+            async with pulling.fetched(HOLDER.address, transfer, max_bytes=10**7, deadline_s=30) as path:
+                await all_are_here.wait()
+                assert path.stat().st_size == transfer.length
+
+        with peak_memory() as peak:
+            async with asyncio.TaskGroup() as pulls:
+                for transfer in offered:
+                    pulls.create_task(pull(transfer))
+        assert peak[0] < whole / 4
+        assert list((tmp_path / "b" / "in").iterdir()) == []
+
+
+async def test_what_was_pulled_is_passed_on_without_taking_room_twice(tmp_path: Path) -> None:
+    async with (
+        embedded_broker() as url,
+        holder(url, tmp_path / "a", {RECEIVER.address}) as offering,
+        party(url, RECEIVER, tmp_path / "b", max_spool_bytes=len(PAYLOAD) + 1) as pulling,
+    ):
+        transfer = await offering.offer(PAYLOAD)
+        async with pulling.fetched(HOLDER.address, transfer, max_bytes=10**7, deadline_s=20) as path:
+            await pulling.pass_on(transfer, path)
+        assert (tmp_path / "b" / "out" / transfer.digest).read_bytes() == PAYLOAD
+        with pytest.raises(Refused, match=f"{len(PAYLOAD)} of the spool's"):
+            await pulling.offer(b"xx")
+        await pulling.offer(b"x")
+        assert await pulling.offer(PAYLOAD) == transfer

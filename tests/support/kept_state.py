@@ -21,7 +21,7 @@ from gemel.console.exporting import write_export
 from gemel.console.fleet_files import read_place
 from gemel.console.founding import AgentPlan, FleetPlan, create_keys, found
 from gemel.exchange import admission
-from gemel.exchange.round_folder import RoundFolder
+from gemel.exchange.round_folder import RoundFolder, write_whole
 from gemel.sealing.candidate import candidate_model
 from gemel.sealing.opener import create_key, open_sum
 from gemel.sealing.work import seal_update, sum_frames
@@ -177,7 +177,7 @@ class Fleet:
                 weight=weight,
             )
             frame = envelope.pack(signed)
-            await folder.write_frame(identity.address, frame)
+            write_whole(folder.frames / identity.address, frame)
             entries.append(Entry(identity.address, sha256(body), weight, Transfer(sha256(frame), len(frame))))
         return (*sorted(entries[:-1], key=lambda entry: entry.device), entries[-1])
 
