@@ -1,0 +1,55 @@
+"""The doors to the world: what the services need from a broker, a chain, a store, a disk and a clock.
+
+    clock       time as an argument
+    bus         MQTT: messages, handlers, a last will
+    blobs       large bytes by their digest
+    records     a service's own small durable state
+    twins       the registry's twins, revisions, readings, events and agents
+    assets      what was declared about assets
+    accesses    the log of reads, and the roots over it
+    chain       the contracts: tasks, rounds, parties, events
+
+Each port has one contract suite in tests/contract, which every adapter passes. Import them from here.
+"""
+
+from __future__ import annotations
+
+from gemel.ports.accesses import Access, AccessRoot, AccessStore
+from gemel.ports.assets import AssetRecord, AssetStore
+from gemel.ports.blobs import Blobs
+from gemel.ports.bus import Bus, BusMessage, Handler, Will
+from gemel.ports.chain import Chain, ChainEvent, PartyRecord, Role, RoundRecord, RoundState, Sent, TaskRecord
+from gemel.ports.clock import Clock
+from gemel.ports.records import Records
+from gemel.ports.twins import AgentEntry, Bucket, Change, Sample, TwinEntry, TwinEvent, TwinRevision, TwinStore
+
+__all__ = [
+    "Access",
+    "AccessRoot",
+    "AccessStore",
+    "AgentEntry",
+    "AssetRecord",
+    "AssetStore",
+    "Blobs",
+    "Bucket",
+    "Bus",
+    "BusMessage",
+    "Chain",
+    "ChainEvent",
+    "Change",
+    "Clock",
+    "Handler",
+    "PartyRecord",
+    "Records",
+    "Role",
+    "RoundRecord",
+    "RoundState",
+    "Sample",
+    "Sent",
+    "TaskRecord",
+    "TwinEntry",
+    "TwinEvent",
+    "TwinRevision",
+    "TwinStore",
+    "Will",
+]

@@ -1,0 +1,210 @@
+"""The contracts, as a service sees them: tasks, rounds, parties and events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from gemel.wire.types import Address, BoxKey, Count, Digest, Ppm, Signature
+
+
+class RoundState(IntEnum):
+    """The contract's enum: those states of a round that are decided on chain (contracts/src/RoundRegistry.sol)."""
+
+    NONE = 0
+    OPEN = 1
+    LISTED = 2
+    AGGREGATED = 3
+    CONFIRMED = 4
+    OPENED = 5
+    MEASURED = 6  # a candidate stands, validators vote
+    APPROVED = 7
+    REJECTED = 8
+    DEPLOYED = 9
+    ROLLED_BACK = 10
+    ABORTED = 11
+
+
+class Role(IntEnum):
+    """What a registered party may be."""
+
+    NONE = 0
+    AGENT = 1
+    COORDINATOR = 2
+    CUSTODIAN = 3
+    VALIDATOR = 4
+    LISTENER = 5
+
+
+class PartyRecord(msgspec.Struct, frozen=True):
+    """A line of the device registry."""
+
+    address: Address
+    owner: Address
+    role: Role
+    box: BoxKey
+    active: bool
+
+
+class TaskRecord(msgspec.Struct, frozen=True):
+    """A task's gate and what is in use."""
+
+    threshold: Ppm  # the median accuracy that a candidate must reach
+    max_regression: Ppm  # how far below the model in use it may fall
+    minimum_owners: Count
+    quorum: Count  # validators that must approve
+    last_round: Count
+    deployment: Count  # number of the model in use; 0 before M0
+    model: Digest
+
+
+class RoundRecord(msgspec.Struct, frozen=True):
+    """A round as the chain has it."""
+
+    state: RoundState
+    base: Digest
+    policy: Digest
+    roster_root: Digest
+    updates_root: Digest
+    sum_digest: Digest
+    owners: Count
+    weight: Count
+    opened: Digest
+    model: Digest
+    explanation: Digest
+    deployment: Count
+    accuracy: Ppm
+    baseline: Ppm
+
+
+class ChainEvent(msgspec.Struct, frozen=True):
+    """One contract event. `id` is deterministic: block hash and log index."""
+
+    id: str
+    name: str
+    values: Mapping[str, object]  # digests and addresses as text, numbers as int
+    block: Count
+    block_hash: Digest
+    transaction: Digest
+    retracted: bool = False  # its block was reorganised away after it had been delivered
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A transaction that is in a block."""
+
+    transaction: Digest
+    block: Count
+    gas: Count
+
+
+class Chain(Protocol):
+    """The contracts, as a service sees them. Writes are signed with the service's own key.
+
+    Every method raises ChainUnavailable while no node answers; writes raise ChainReverted with the contract's
+    custom error. `task` is always the task's text.
+    """
+
+    async def create_task(
+        self, task: str, *, threshold: Ppm, max_regression: Ppm, minimum_owners: int, quorum: int
+    ) -> Sent:
+        """Operator: define a task and its gate."""
+        ...
+
+    async def register(self, party: PartyRecord) -> Sent:
+        """Operator: enter a party into the device registry (and grant its role on the contracts)."""
+        ...
+
+    async def suspend(self, address: Address) -> Sent:
+        """Operator: a party counts no more."""
+        ...
+
+    async def propose_genesis(self, task: str, *, model: Digest, policy: Digest) -> Sent:
+        """Coordinator: round 0 with M0 as its candidate, straight to MEASURED; validators attest it as any other."""
+        ...
+
+    async def open_round(self, task: str, round_: int, *, base: Digest, policy: Digest) -> Sent:
+        """Coordinator: only one above the last round, from the model in use, when the last round is final."""
+        ...
+
+    async def close_list(self, task: str, round_: int, *, root: Digest) -> Sent:
+        """Coordinator: OPEN → LISTED."""
+        ...
+
+    async def propose_sum(
+        self, task: str, round_: int, *, updates_root: Digest, sum_digest: Digest, owners: int, weight: int
+    ) -> Sent:
+        """Coordinator: LISTED → AGGREGATED. Refused below the task's minimum of owners."""
+        ...
+
+    async def attest_sum(self, task: str, round_: int, *, validator: Address, signature: Signature) -> Sent:
+        """Anybody, with a validator's signature: at quorum AGGREGATED → CONFIRMED."""
+        ...
+
+    async def record_opening(self, task: str, round_: int, *, opened: Digest) -> Sent:
+        """Custodian: CONFIRMED → OPENED, once."""
+        ...
+
+    async def propose_candidate(
+        self, task: str, round_: int, *, model: Digest, explanation: Digest, accuracy: Ppm
+    ) -> Sent:
+        """Coordinator: OPENED → MEASURED, with what it measured itself (for the record; it has no vote)."""
+        ...
+
+    async def attest_model(
+        self,
+        task: str,
+        round_: int,
+        *,
+        validator: Address,
+        accuracy: Ppm,
+        baseline: Ppm,
+        approved: bool,
+        signature: Signature,
+    ) -> Sent:
+        """Anybody, with a validator's signature: counts a vote, one for each validator."""
+        ...
+
+    async def finalise(self, task: str, round_: int) -> Sent:
+        """Coordinator: MEASURED → APPROVED or REJECTED, once a quorum of validators has voted."""
+        ...
+
+    async def record_deployed(self, task: str, round_: int, *, agents: int) -> Sent:
+        """Listener: APPROVED → DEPLOYED."""
+        ...
+
+    async def abort(self, task: str, round_: int, *, reason: str) -> Sent:
+        """Coordinator: any state before a verdict → ABORTED."""
+        ...
+
+    async def task(self, task: str) -> TaskRecord:
+        """The task's gate and the model in use."""
+        ...
+
+    async def round(self, task: str, round_: int) -> RoundRecord:
+        """One round; state NONE if there is none."""
+        ...
+
+    async def party(self, address: Address) -> PartyRecord:
+        """One party; role NONE if it is unknown."""
+        ...
+
+    async def parties(self) -> Sequence[PartyRecord]:
+        """All registered parties, in order of registration."""
+        ...
+
+    @property
+    def lag_blocks(self) -> int:
+        """Blocks from the last whose events are finished to the head, as `events` saw it last."""
+        ...
+
+    def events(self, checkpoint: Path) -> AsyncIterator[ChainEvent]:
+        """Every event of both contracts from the first block on: never missed, never repeated.
+
+        The checkpoint (a SQLite file) moves on when the consumer asks for the next event, so an event whose effect
+        was not finished comes again after a crash. Reorganised events come as `retracted`.
+        """
+        ...
