@@ -5,7 +5,7 @@ const fs = require("fs");
 const path = require("path");
 const { compile, version } = require("./solc.js");
 
-const CONTRACTS = ["DeviceRegistry", "RoundRegistry", "StakeToken", "Election", "Trust"];
+const CONTRACTS = ["DeviceRegistry", "RoundRegistry", "StakeToken", "Election", "Trust", "AssetRegistry", "DataSharing"];
 const input = {
   language: "Solidity",
   sources: Object.fromEntries(
