@@ -1,13 +1,14 @@
 """The doors to the world: what the services need from a broker, a chain, a store, a disk and a clock.
 
-    clock       time as an argument
-    bus         MQTT: messages, handlers, a last will
-    blobs       large bytes by their digest
-    records     a service's own small durable state
-    twins       the registry's twins, revisions, readings, events and agents
-    assets      what was declared about assets
-    accesses    the log of reads, and the roots over it
-    chain       the contracts: tasks, rounds, parties, events
+    clock          time as an argument
+    bus            MQTT: messages, handlers, a last will
+    broker_rights  who may do what at the broker
+    blobs          large bytes by their digest
+    records        a service's own small durable state
+    twins          the registry's twins, revisions, readings, events and agents
+    assets         what was declared about assets
+    accesses       the log of reads, and the roots over it
+    chain          the contracts: tasks, rounds, parties, events
 
 Each port has one contract suite in tests/contract, which every adapter passes. Import them from here.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 from gemel.ports.accesses import Access, AccessRoot, AccessStore
 from gemel.ports.assets import AssetRecord, AssetStore
 from gemel.ports.blobs import Blobs
+from gemel.ports.broker_rights import BrokerRights
 from gemel.ports.bus import Bus, BusMessage, Handler, Will
 from gemel.ports.chain import Chain, ChainEvent, PartyRecord, Role, RoundRecord, RoundState, Sent, TaskRecord
 from gemel.ports.clock import Clock
@@ -31,6 +33,7 @@ __all__ = [
     "AssetRecord",
     "AssetStore",
     "Blobs",
+    "BrokerRights",
     "Bucket",
     "Bus",
     "BusMessage",

@@ -41,6 +41,8 @@ class Reason(StrEnum):
     NO_QUORUM = "no_quorum"
     MISSING = "missing"  # the bytes did not come within the deadline
     BROKEN_MODEL = "broken_model"  # bytes match, but are not a model of this task
+    # the grant
+    OUT_OF_SCOPE = "out_of_scope"  # not the owner's own machines' twins, or no consumer
     # the desired value
     VERSION_CONFLICT = "version_conflict"  # somebody else set the property since the version that was looked at
     UNKNOWN_PROPERTY = "unknown_property"  # nothing here can set it

@@ -13,6 +13,10 @@ granted here is refused. The broker is a second wall only: signatures, wrapping 
     commitment/+                              x                              x
     receipt/<own>            x
     aggregate                                 (writes)      x                x
+    training-request/<own>/+ (writes)                       x
+    training-answer/+/<own>  x                              (writes)
+    training/chunk/<own>/+   (writes)                       x
+    training/fetch/<own>/+   x                              (writes)
     key-total/+                               x             (writes), x      x
     opened/+                                  x             (writes)         x
     candidate                                 (writes)                       x
@@ -25,7 +29,7 @@ granted here is refused. The broker is a second wall only: signatures, wrapping 
     chunk/<holder>/+         coordinator's,   everybody's   the              everybody's
                              custodian's                    coordinator's
 
-The custodian never reads an agent's chunks, and agents never read each other's. The twin registry reads all twins
+The custodian never reads an agent's chunks but those of training, which hold masked weights and no frame, and agents never read each other's. The twin registry reads all twins
 and agents' words and answers questions about them; a dashboard reads those of the sites it was granted and may ask
 about them, a source of readings writes its own topics. An operator sees what a dashboard sees, may ask for
 desired values at its sites and hears its own answers; a command to a machine goes from the agent to the source that
@@ -46,6 +50,9 @@ from gemel.wire import topics
 from gemel.wire.trust import Trust
 from gemel.wire.types import Address
 
+_USER = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
+User = Annotated[str, msgspec.Meta(pattern=_USER)]  # a name at the broker: its certificate's common name
+
 
 class BusRole(StrEnum):
     """What a party is at the broker."""
@@ -65,7 +72,7 @@ class Party(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One client of the broker. `user` is its certificate's common name."""
 
     role: BusRole
-    user: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+    user: User
     site: str = ""  # agent: where it stands
     agent: str = ""  # agent: its name in topics
     assets: tuple[str, ...] = ()  # agent: the machines whose twins it keeps
@@ -79,6 +86,14 @@ class Right(NamedTuple):
 
     access: Literal["read", "write"]
     topic_filter: str
+
+
+def user_name(text: str) -> User:
+    """`text` if it can be a user's name at the broker. Raises ConfigError."""
+    if not re.match(_USER, text):
+        allowed = "1 to 64 of A-Z a-z 0-9 . _ -, beginning with a letter or digit"
+        raise ConfigError("broker rights", ascii(text[:80]), allowed)
+    return text
 
 
 def fleet_parties(trust: Trust) -> tuple[Party, ...]:
@@ -144,6 +159,9 @@ def _learning_rights(party: Party, trust: Trust) -> tuple[Right, ...]:
             reads += _reads(of.letter_receipt("+", own), of.round_answer(own))
             writes = _writes(of.commitment(own), of.installed(own), of.round_request(own))
             writes += _writes(*(of.letter(custodian.address, own) for custodian in trust.custodians))
+            reads += _reads(of.training_answer("+", own), of.training().fetch(own))
+            writes += _writes(*(of.training_request(custodian.address, own) for custodian in trust.custodians))
+            writes += _writes(of.training().chunk(own, "+"))
             return reads + _reads(coordinator, *custodians) + writes + anybody
         case BusRole.COORDINATOR:
             reads = _reads(of.context(), of.commitment(), of.deployment, of.installed(), of.chunk("+", "+"))
@@ -154,7 +172,9 @@ def _learning_rights(party: Party, trust: Trust) -> tuple[Right, ...]:
         case BusRole.CUSTODIAN:
             reads = _reads(of.invitation, of.roster, of.aggregate, of.deployment, coordinator)
             reads += _reads(of.context(), of.letter(own), of.key_total())
+            reads += _reads(of.training_request(own), of.training().chunk("+", "+"))
             writes = _writes(of.context(own), of.letter_receipt(own), of.key_total(own), of.opened(own))
+            writes += _writes(of.training_answer(own), of.training().fetch("+", own))
             return reads + writes + anybody
         case BusRole.VALIDATOR:
             round_ = _reads(of.context(), of.invitation, of.roster, of.commitment(), of.aggregate)

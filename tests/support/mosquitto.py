@@ -67,15 +67,31 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def _with_dynamic_security(text: str) -> str:
+    snippet = (REPOSITORY / "mosquitto" / "dynamic-security.conf").read_text()
+    plugin = re.search(r"^plugin (.+)$", snippet, flags=re.MULTILINE)
+    assert plugin, "dynamic-security.conf loads no plugin"
+    if not Path(plugin[1]).exists():
+        pytest.skip(f"{plugin[1]} is not installed")
+    text, count = re.subn(
+        r"^acl_file .*$", snippet.replace("/var/lib/mosquitto/", "/etc/mosquitto/gemel/"), text, flags=re.M
+    )
+    assert count == 1, "mosquitto.conf has no acl_file"
+    return text
+
+
 @contextmanager
-def plant_broker(directory: Path) -> Iterator[Broker]:
+def plant_broker(directory: Path, *, port: int = 0, dynamic: bool = False) -> Iterator[Broker]:
     """Run mosquitto/mosquitto.conf with port, paths and log replaced, and nothing else.
 
-    `directory` holds ca.pem, broker.pem, broker.key, revoked.pem and acl.
+    `directory` holds ca.pem, broker.pem, broker.key, revoked.pem and acl. For a `dynamic` one, whose rights are those
+    of mosquitto/dynamic-security.conf, it holds dynamic-security.json in place of acl.
     """
     executable = need_mosquitto()
-    port, log = free_port(), directory / "mosquitto.log"
+    port, log = port or free_port(), directory / "mosquitto.log"
     text = (REPOSITORY / "mosquitto" / "mosquitto.conf").read_text()
+    if dynamic:
+        text = _with_dynamic_security(text)
     for pattern, value in {
         r"^listener \d+$": f"listener {port} 127.0.0.1",
         r"/etc/mosquitto/gemel/": f"{directory}/",

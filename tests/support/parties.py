@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gemel.adapters.dynamic_security import security_file
 from gemel.wire.boxes import box_key
+from gemel.wire.entitlements import entitlements
 from gemel.wire.identity import Identity
 from gemel.wire.messages import Collector
 from gemel.wire.rights import BusRole, Party, acl_text
@@ -64,5 +66,10 @@ PLANT = (
 )
 
 
-if __name__ == "__main__":  # writes the example that stands in mosquitto/
-    (Path(__file__).parents[2] / "mosquitto" / "acl").write_text(acl_text(TRUST, PLANT))
+WANTED = entitlements(TRUST, PLANT, shared={}, suspended=frozenset())
+
+
+if __name__ == "__main__":  # writes the examples that stand in mosquitto/
+    folder = Path(__file__).parents[2] / "mosquitto"
+    (folder / "acl").write_text(acl_text(TRUST, PLANT))
+    (folder / "dynamic-security.json").write_bytes(security_file(WANTED, TRUST.listener))

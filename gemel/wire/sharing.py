@@ -1,0 +1,86 @@
+"""What owners share of their machines' twins: a grant, its bounds, and its times. Pure.
+
+An owner lets a consumer read topics of one machine's twin for a time. A scope has the form that is in
+contracts/src/TwinScope.sol, `gemel/v1/<site>/twin/<asset>/<word>`: the word is state, delta, schema or event, or `+`
+for these four (and not for backfill, which stands on that level, too). It is looked up among the scopes of the owner's
+machines, so there is nothing to parse and no wildcard to escape by. A grant begins and ends by the clock: nobody sends
+anything, whoever keeps the broker's rights asks again at `next_change_ms`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from gemel.errors import ConfigError, Refused
+from gemel.wire import topics
+from gemel.wire.reasons import Reason
+from gemel.wire.rights import Right, User, user_name
+from gemel.wire.types import Address, Millis
+
+WORDS = (topics.twin_state, topics.twin_delta, topics.twin_schema, topics.twin_event)
+
+
+class Asset(NamedTuple):
+    """A machine by its place in topics."""
+
+    site: str
+    name: str
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """An owner lets a consumer read what `scope` says, from a time on until a time."""
+
+    owner: Address
+    consumer: Address  # also its name at the broker
+    scope: str
+    from_ms: Millis
+    until_ms: Millis  # from this moment on it opens nothing
+
+
+class Shares(NamedTuple):
+    """What grants open at one moment."""
+
+    rights: Mapping[User, frozenset[Right]]  # by consumer
+    refused: tuple[tuple[Grant, Refused], ...]  # those that would be open and open nothing, and why
+    next_change_ms: Millis | None  # when a grant begins or ends next; None if none does
+
+
+def scopes(asset: Asset) -> Mapping[str, frozenset[Right]]:
+    """Every scope that there is of a machine, and what it opens. Raises ConfigError for names that are no levels."""
+    site, name = topics.name(asset.site, "site"), topics.name(asset.name, "asset")
+    each = {word(site, name): frozenset({Right("read", word(site, name))}) for word in WORDS}
+    return each | {f"{topics.ROOT}/{site}/twin/{name}/+": frozenset().union(*each.values())}
+
+
+def granted(grant: Grant, owned: Iterable[Asset]) -> frozenset[Right]:
+    """What `grant` opens, `owned` being its owner's machines. Raises Refused(out_of_scope)."""
+    try:
+        user_name(grant.consumer)
+    except ConfigError as error:
+        raise Refused(Reason.OUT_OF_SCOPE, str(error)) from None
+    for asset in owned:
+        if rights := scopes(asset).get(grant.scope):
+            return rights
+    raise Refused(Reason.OUT_OF_SCOPE, f"{grant.scope[:80]!a} is no scope of a machine of {grant.owner}")
+
+
+def shares(grants: Iterable[Grant], owners: Mapping[Asset, Address], now_ms: Millis) -> Shares:
+    """What `grants` open at `now_ms`; what its owner has revoked does not belong among them."""
+    owned: defaultdict[Address, list[Asset]] = defaultdict(list)
+    for asset, owner in owners.items():
+        owned[owner].append(asset)
+    rights: defaultdict[User, frozenset[Right]] = defaultdict(frozenset)
+    refused: list[tuple[Grant, Refused]] = []
+    changes_ms: list[Millis] = []
+    for grant in grants:
+        changes_ms += [at_ms for at_ms in (grant.from_ms, grant.until_ms) if at_ms > now_ms]
+        if grant.from_ms <= now_ms < grant.until_ms:
+            try:
+                rights[grant.consumer] |= granted(grant, owned[grant.owner])
+            except Refused as refusal:
+                refused.append((grant, refusal))
+    return Shares(dict(rights), tuple(refused), min(changes_ms, default=None))
