@@ -5,7 +5,7 @@ JSON except for `Commitment`, whose parts have fixed lengths and are checked bef
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -26,6 +26,11 @@ SAFE_OWNERS = 3  # behind a sum: of two, each could subtract its own
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all JSON bodies."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # To a worker process as canonical JSON. msgspec leaves a default out where it is the very object that the
+        # class names, which a pickled number is not: an equal policy would come out with another digest.
+        return decode, (type(self), encode(self))
 
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -108,10 +113,11 @@ class Policy(Body, frozen=True, omit_defaults=True):
         return sha256(encode(self))
 
 
-class Context(Body, frozen=True):
+class Context(Body, frozen=True, omit_defaults=True):
     """The custodian's word (bfv-packed): this is the public sealing context of the header's round."""
 
     context: Transfer
+    training: Transfer | None = None  # where the policy says training.encrypted: the public context for that
 
 
 class KeyContext(Body, frozen=True):
@@ -219,6 +225,23 @@ class LetterReceipt(Body, frozen=True):
     detail: str = ""
     update: Digest = NO_DIGEST
     parts: tuple[Digest, ...] = ()
+
+
+class TrainingRequest(Body, frozen=True):
+    """Training on encrypted data: masked weights to refresh after this step, or, after the last, to seal."""
+
+    step: Count  # from 0; the number of steps stands for the release
+    transfer: Transfer
+
+
+class TrainingAnswer(Body, frozen=True):
+    """What became of a request, named by its transfer: where the answer is, or why there is none."""
+
+    request: Digest
+    outcome: Literal["accepted", "refused"]
+    reason: str = ""
+    detail: str = ""
+    transfer: Transfer | None = None
 
 
 class Aggregate(Body, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 
 import msgspec
@@ -187,6 +188,14 @@ def test_exception_for_two_owners_is_part_of_the_digest_and_says_what_it_gives_u
     assert policy.exception.startswith("EXCEPTION: sums of two owners")
     assert allowed in policy.exception
     assert POLICY.exception == ""
+
+
+def test_digest_of_a_policy_is_the_same_in_a_worker_process() -> None:
+    explicit = decode(Policy, encode(POLICY).replace(b'"scheme"', b'"max_share":1000000,"scheme"'))
+    for policy in (POLICY, explicit, policy_of(levels=4, max_share=WHOLE // 2)):
+        there = pickle.loads(pickle.dumps(policy))
+        assert there == policy
+        assert there.digest == policy.digest
 
 
 def test_weights_that_a_policy_does_not_use_leave_its_digest_as_it_was() -> None:
