@@ -5,7 +5,17 @@ const fs = require("fs");
 const path = require("path");
 const { compile, version } = require("./solc.js");
 
-const CONTRACTS = ["DeviceRegistry", "RoundRegistry", "StakeToken", "Election", "Trust", "AssetRegistry", "DataSharing"];
+const CONTRACTS = [
+  "DeviceRegistry",
+  "RoundRegistry",
+  "StakeToken",
+  "Election",
+  "Trust",
+  "AssetRegistry",
+  "DataSharing",
+  "Maintenance",
+  "AuditAnchors",
+];
 const input = {
   language: "Solidity",
   sources: Object.fromEntries(

@@ -9,10 +9,11 @@ from enum import IntEnum
 from pathlib import Path
 
 import pytest
+from eth_hash.auto import keccak
 
 from gemel.adapters.contract_abi import ROUND_REGISTRY, load
 from gemel.ports import Role, RoundState
-from gemel.wire import attestations
+from gemel.wire import attestations, merkle
 from tests.support.chains import REPOSITORY, require
 
 CONTRACTS = REPOSITORY / "contracts"
@@ -81,6 +82,21 @@ def test_attestation_types_are_the_same_text_in_solidity(file: str) -> None:
     source = (CONTRACTS / "src" / file).read_text().replace('"\n        "', "")
     for expected in (attestations._SUM_TYPE, attestations._MODEL_TYPE):
         assert f'"{expected}"' in source
+
+
+def test_merkle_vectors_in_forges_test_are_those_of_python() -> None:
+    source = (CONTRACTS / "test/AuditAnchors.t.sol").read_text()
+    vectors = dict(re.findall(r"bytes32 private constant (\w+) = 0x([0-9a-f]{64});", source))
+    leaves = [bytes(keccak(keccak(f"entry {number}".encode()))) for number in range(5)]
+    first, second = merkle.proof(leaves, leaves[0]), merkle.proof(leaves, leaves[1])
+    assert vectors == {
+        "ROOT": merkle.root(leaves),
+        "LEAF_0": leaves[0].hex(),
+        "PROOF_0": first[0].hex(),
+        "LEAF_1": leaves[1].hex(),
+        **{f"PROOF_1_{step}": sibling.hex() for step, sibling in enumerate(second)},
+    }
+    assert len(first) == 1  # the odd leaf of five: it moves up unpaired
 
 
 def test_every_call_of_the_port_has_its_function() -> None:
