@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
 from coordinator import machine
@@ -45,7 +47,7 @@ async def await_opening(office: Office, round_: Round) -> Event:
     record = await office.watch.reached(round_.number, RoundState.OPENED)
     message = await sums.announcement(round_.number, record.opened)
     opened = own or await sums.fetch(message, deadline_s=office.plan.reveal_s)
-    if sha256(opened) != record.opened:
+    if await asyncio.to_thread(sha256, opened) != record.opened:
         raise Refused(Reason.DIGEST_MISMATCH, "the opened sum is not the one on chain")
     await folder.write("opening", envelope.pack(message))
     await folder.write("opened", opened)
@@ -100,7 +102,7 @@ async def await_verdict(office: Office, round_: Round) -> Event:
 async def _wrapped_m0(office: Office, model: Digest) -> Candidate:
     """M0 for the validators; every later candidate they compute themselves."""
     data = await office.blobs.get(model)
-    wrapped = boxes.wrap(data, [validator.box for validator in office.post.trust.validators])
+    wrapped = await asyncio.to_thread(boxes.wrap, data, [each.box for each in office.post.trust.validators])
     return Candidate(model, await office.transfers.offer(wrapped))
 
 

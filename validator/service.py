@@ -110,7 +110,7 @@ class Validator:
             return
         announced = decode(Candidate, (await self.mailbox.take(Kind.CANDIDATE, 0)).body)
         wrapped = await self._from_coordinator(announced.transfer)
-        m0 = boxes.unwrap(wrapped, self.box_secret)
+        m0 = await asyncio.to_thread(boxes.unwrap, wrapped, self.box_secret)
         if sha256(m0) != record.model:
             raise Refused(Reason.DIGEST_MISMATCH, "M0 is not the model on chain")
         await self.workers.run(check_normalisation, self.task_path, m0, self.statistics)
@@ -147,7 +147,7 @@ class Validator:
                 raise refusal  # the first, by itself: a group of them would pass as our own fault
         frames = [(folder.frames / entry.device, entry.level) for entry in aggregate.entries]
         total = await self.workers.run(sum_frames, context, self.policy.sealing, self.task.manifest.size, frames)
-        if sha256(total) != record.sum_digest:
+        if await asyncio.to_thread(sha256, total) != record.sum_digest:
             raise Refused(Reason.DIGEST_MISMATCH, "the sum on chain is not the sum of these frames")
         await folder.write("sum", total)
         attestation = SumAttestation(
@@ -217,7 +217,7 @@ class Validator:
         else:
             announcement = await self.opened_sums.announcement(number, record.opened)
             opened = await self.opened_sums.fetch(announcement, deadline_s=FETCH_S)
-        if sha256(opened) != record.opened:
+        if await asyncio.to_thread(sha256, opened) != record.opened:
             raise Refused(Reason.DIGEST_MISMATCH, "the opened sum is not the one on chain")
         return opened
 
@@ -227,7 +227,7 @@ class Validator:
             body = await RoundFolder(self.state_dir, number).read("sum")
         except FileNotFoundError:
             body = await self._from_coordinator(aggregate.sum)
-        if sha256(body) != record.sum_digest:
+        if await asyncio.to_thread(sha256, body) != record.sum_digest:
             raise Refused(Reason.DIGEST_MISMATCH, "not the sum that the chain confirmed")
         return body
 
@@ -237,7 +237,7 @@ class Validator:
         candidate = await self.workers.run(candidate_model, base, opened, self.policy.sealing, record.weight)
         in_use = await self._measure(base)
         baseline = ppm(in_use.accuracy)
-        if sha256(candidate) != record.model:
+        if await asyncio.to_thread(sha256, candidate) != record.model:
             log.error("the candidate on chain is not the one that follows from the opened sum", number=number)
             await self._vote(number, record, 0, baseline, approved=False)
             return

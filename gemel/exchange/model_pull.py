@@ -47,8 +47,8 @@ class ModelPull:
         wrapped = await self._transfers.fetch(
             coordinator, offer.transfer, max_bytes=MODEL_BYTES, deadline_s=deadline_s
         )
-        data = boxes.unwrap(wrapped, self._box_secret)
-        if sha256(data) != model:
+        data = await asyncio.to_thread(boxes.unwrap, wrapped, self._box_secret)
+        if await asyncio.to_thread(sha256, data) != model:
             raise Refused(Reason.DIGEST_MISMATCH, f"these bytes are not model {model[:12]}")
         return data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import combinations
@@ -69,8 +70,8 @@ class OpenedSums:
         wrapped = await self.transfers.fetch(
             announcement.header.sender, announced.transfer, max_bytes=OPENED_BYTES, deadline_s=deadline_s
         )
-        opened = boxes.unwrap(wrapped, self.box_secret)
-        if sha256(opened) != announced.opened:
+        opened = await asyncio.to_thread(boxes.unwrap, wrapped, self.box_secret)
+        if await asyncio.to_thread(sha256, opened) != announced.opened:
             raise Refused(Reason.DIGEST_MISMATCH, "the opened sum is not the one that was announced")
         return opened
 
