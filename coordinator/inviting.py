@@ -19,6 +19,7 @@ from gemel.exchange.transfers import describe
 from gemel.learning.measuring import initial_model
 from gemel.ports import RoundState
 from gemel.sealing import costs
+from gemel.sealing.encrypted_training.plan import features_of, plan_for
 from gemel.sealing.work import check_public_context
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import Envelope, Header, Kind
@@ -73,12 +74,15 @@ async def begin(office: Office, number: int, base: Digest) -> Round | None:
 
 
 async def _record_budget(office: Office, number: int) -> None:
-    policy, parameters = office.policy, office.task.manifest.size
-    described = costs.describe(policy, parameters)
+    policy, manifest = office.policy, office.task.manifest
+    parameters, encrypted = manifest.size, policy.training.encrypted
+    described = costs.describe(policy, parameters, features_of(manifest) if encrypted else None)
     figures = costs.figures_of(policy.sealing, parameters)
     log.info(
         "budget", number=number, bytes=figures.body_bytes, bytes_a_parameter=round(figures.bytes_per_parameter, 2)
     )
+    if encrypted:
+        log.info("training", number=number, what=plan_for(policy, manifest, policy.sealing.weight_cap).table_line())
     if policy.exception:
         log.warning("policy", number=number, why=policy.exception)
     await RoundFolder(office.state_dir, number).write("budget.md", described.encode())

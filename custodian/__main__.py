@@ -7,15 +7,17 @@ from custodian.offers import Offers
 from custodian.one_time import OneTimeOpening
 from custodian.round_secrets import RoundSecrets
 from custodian.service import Custodian, Opening
+from custodian.training_desk import TrainingDesk
 from gemel.exchange.chain_watch import AnyOf
 from gemel.exchange.opened_sums import OpenedSums
-from gemel.exchange.post import RefusalObserver
+from gemel.exchange.transfers import Transfers
 from gemel.host.background import Background
 from gemel.host.chain_party import ChainParty, ChainPartySettings, follow_chain, open_chain_party
 from gemel.host.party import read_policy, serve_transfers
 from gemel.host.service import Host, run_configured
 from gemel.host.workers import Workers
-from gemel.learning.task import load_task
+from gemel.learning.task import Task, load_task
+from gemel.sealing.encrypted_training.plan import plan_for
 from gemel.wire.messages import Policy
 
 
@@ -39,7 +41,7 @@ async def main(host: Host[CustodianSettings]) -> None:
             watch=opened.watch,
             agents=opened.agents,
             policy=policy,
-            opening=_opening(opened, workers, policy, task.manifest.size, secrets, host.metrics.message_refused),
+            opening=_opening(host, opened, workers, background, policy, task, secrets),
             offers=Offers(party.transfers, party.records),
             secrets=secrets,
             count_refusal=host.metrics.message_refused,
@@ -54,15 +56,16 @@ async def main(host: Host[CustodianSettings]) -> None:
 
 
 def _opening(
+    host: Host[CustodianSettings],
     opened: ChainParty,
     workers: Workers,
+    background: Background,
     policy: Policy,
-    parameters: int,
+    task: Task,
     secrets: RoundSecrets,
-    count_refusal: RefusalObserver,
 ) -> Opening:
     """As the policy's scheme demands."""
-    party = opened.party
+    party, parameters, count_refusal = opened.party, task.manifest.size, host.metrics.message_refused
     if policy.sealing.scheme == "one-time-keys":
         sums = OpenedSums(
             party.trust, policy.sealing, party.mailbox, party.transfers, workers.run, party.keys.box_secret
@@ -88,6 +91,32 @@ def _opening(
         policy=policy,
         parameters=parameters,
         secrets=secrets,
+        training=_training(host, opened, workers, background, policy, task) if policy.training.encrypted else None,
+    )
+
+
+def _training(
+    host: Host[CustodianSettings],
+    opened: ChainParty,
+    workers: Workers,
+    background: Background,
+    policy: Policy,
+    task: Task,
+) -> TrainingDesk:
+    party, settings = opened.party, host.settings
+    requests = party.post.among(party.post.topics.training())
+    return TrainingDesk(
+        post=party.post,
+        requests=Transfers(requests, settings.state_dir / "training-transfers", max_spool_bytes=settings.spool_bytes),
+        offers=Offers(party.transfers, party.records),
+        workers=workers,
+        policy=policy,
+        plan=plan_for(policy, task.manifest, policy.sealing.weight_cap),
+        records=party.records,
+        agents=opened.agents,
+        secrets=RoundSecrets(settings.state_dir / "training-keys"),
+        start=background.start,
+        count_refusal=host.metrics.message_refused,
     )
 
 

@@ -9,6 +9,7 @@ import structlog
 
 from custodian.offers import Offers
 from custodian.round_secrets import RoundSecrets
+from custodian.training_desk import TrainingDesk
 from gemel.errors import Refused
 from gemel.exchange.post import Post
 from gemel.exchange.transfers import Transfers
@@ -40,17 +41,22 @@ class HeldKeyOpening:
     policy: Policy
     parameters: int  # of the task's model
     secrets: RoundSecrets
+    training: TrainingDesk | None = None  # where the policy says training.encrypted
 
     async def listen(self, number: int) -> None:
-        """There is nothing to hear: agents need no more than the public half of the key."""
+        """Agents need no more than the public half of the key, unless they train on encrypted data."""
+        if self.training is not None:
+            await self.training.listen(number)
 
     async def begin(self, number: int, record: RoundRecord) -> None:
         """Offer and announce the round's public context."""
-        context = await self.offers.hold(number, (await self._key(number)).public_context)
+        public = (await self._key(number)).public_context
+        context = await self.offers.hold(number, public)
+        training = None if self.training is None else await self.training.begin(number, public)
         await self.post.say(
             self.post.topics.context(self.post.identity.address),
             Kind.CONTEXT,
-            encode(Context(context)),
+            encode(Context(context, training)),
             round_=number,
             base=record.base,
             policy=record.policy,
@@ -78,6 +84,8 @@ class HeldKeyOpening:
     async def end(self, number: int) -> None:
         """Erase the key, as soon as the opened sum is on its way, or cannot be any more."""
         await asyncio.to_thread(self.secrets.erase, number)
+        if self.training is not None:
+            await self.training.end(number)
 
     async def _key(self, number: int) -> RoundKey:
         """The round's key: the one on disk after a restart, else a fresh one, written before anybody hears of it."""

@@ -25,6 +25,11 @@ class Offers:
         await self.records.put(_OFFERED, f"{number}/{transfer.digest}", encode(transfer))
         return await self.transfers.offer(payload)
 
+    async def withdraw(self, number: int, transfer: Transfer) -> None:
+        """Hold it no longer."""
+        await self.transfers.withdraw(transfer)
+        await self.records.drop(_OFFERED, f"{number}/{transfer.digest}")
+
     async def withdraw_before(self, number: int) -> None:
         """The contract opens a round when the one before is final: what that one was offered goes."""
         for key, stored in await self.records.items(_OFFERED):

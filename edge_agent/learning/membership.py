@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edge_agent.learning.encrypted_training import EncryptedTraining
 from edge_agent.learning.examples import Examples
 from edge_agent.learning.installer import Installer
 from edge_agent.learning.model_in_use import ModelInUse
 from edge_agent.learning.participant import Participant
 from edge_agent.settings import AgentSettings
 from gemel.exchange.model_pull import ModelPull
+from gemel.exchange.transfers import Transfers
 from gemel.host.party import Party, assemble, read_identity
 from gemel.host.service import Host
 from gemel.host.workers import Workers
@@ -38,6 +41,7 @@ class Learning:
         """Take part, install, and hand out frames, for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.party.transfers.serve(), name="transfers")
+            tasks.create_task(self.participant.encrypted.requests.serve(), name="training transfers")
             tasks.create_task(self.participant.run(), name="participant")
             tasks.create_task(self.installer.run(), name="installer")
 
@@ -58,6 +62,15 @@ def join(
     assert settings.key_file is not None
     trust, keys = read_identity(settings.trust_file, settings.key_file)
     party = assemble(host, trust, keys, records, bus)
+    requests = settings.state_dir / "training-transfers"
+    shutil.rmtree(requests, ignore_errors=True)  # of a training that a crash ended: it is not taken up again
+    of_training = party.post.among(party.post.topics.training())
+    encrypted = EncryptedTraining(
+        party.post,
+        party.transfers,
+        Transfers(of_training, requests, max_spool_bytes=settings.spool_bytes),
+        workers,
+    )
     participant = Participant(
         post=party.post,
         transfers=party.transfers,
@@ -69,6 +82,7 @@ def join(
         task_path=settings.task,
         state_dir=settings.state_dir,
         note=note,
+        encrypted=encrypted,
     )
     installer = Installer(
         post=party.post,

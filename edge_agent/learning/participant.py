@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import structlog
 
+from edge_agent.learning.encrypted_training import EncryptedTraining
 from edge_agent.learning.examples import Examples
 from edge_agent.learning.model_in_use import ModelInUse
 from edge_agent.learning.training import Job, SealedUpdate, train_and_seal
@@ -20,7 +21,7 @@ from gemel.exchange import admission
 from gemel.exchange.admission import Terms
 from gemel.exchange.mailbox import Mailbox
 from gemel.exchange.post import Post
-from gemel.exchange.round_contexts import announced_context
+from gemel.exchange.round_contexts import announced_context, announced_training
 from gemel.exchange.transfers import Transfers, describe
 from gemel.host.workers import WorkerDied, Workers
 from gemel.ports import Records
@@ -62,6 +63,7 @@ class Participant:
     task_path: str
     state_dir: Path
     note: Callable[..., None]  # fields for the agent's status
+    encrypted: EncryptedTraining
     _invited: asyncio.Event = field(default_factory=asyncio.Event)
     _fate: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the pending update: one step at a time
 
@@ -74,6 +76,7 @@ class Participant:
         await self.post.hear(topics.invitation, Kind.INVITATION, coordinator, self._on_invitation)
         own = self.post.identity.address
         await self.post.hear(topics.receipt(own), Kind.RECEIPT, coordinator, self._on_receipt)
+        await self.encrypted.listen()
         custodians, of_letters = trust.custodian_addresses, topics.letter_receipt("+", own)
         await self.post.hear(of_letters, Kind.LETTER_RECEIPT, custodians, self._on_letter_receipt)
 
@@ -145,7 +148,7 @@ class Participant:
         job = await self._job(header, invitation, base, context)
         if job is None:
             return None
-        sealed: SealedUpdate = await self.workers.run(train_and_seal, job)
+        sealed = await self._sealed(header, job)
         wrapped, commitment = await self._frame(header, sealed)
         pending = Pending(header.round, commitment.pack(), self._signed_letters(sealed, context))
         await self._remember(pending, wrapped, sealed.residual)
@@ -158,6 +161,11 @@ class Participant:
             frame_bytes=len(wrapped),
         )
         return pending
+
+    async def _sealed(self, header: Header, job: Job) -> SealedUpdate:
+        if not job.policy.training.encrypted:
+            return await self.workers.run(train_and_seal, job)
+        return await self.encrypted.train(job, await announced_training(header.round, self.mailbox))
 
     def _left_s(self, until_ms: int) -> float:
         return (until_ms - self.post.clock.now_ms()) / 1000

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gemel.errors import Refused
 from gemel.learning.fleet_statistics import refusal
+from gemel.learning.linear_head import WEIGHT, LinearHead
 from gemel.learning.task import Windows, load_task
+from gemel.sealing.encrypted_training.plan import plan_for
 from gemel.wire import tensors
 from gemel.wire.messages import Policy
 from gemel.wire.reasons import Reason
 from gemel.wire.tensors import Vector
 from gemel.wire.types import Address
+
+if TYPE_CHECKING:
+    from gemel.sealing.encrypted_training.work import Request, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,4 +70,78 @@ def train_and_seal(job: Job) -> SealedUpdate:
         trained.accuracy,
         float(np.abs(update).mean()),
         sealed.letters,
+    )
+
+
+# --- on encrypted data ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BegunTraining:
+    """A training on ciphertexts after its first step. `factor` makes integers of weights, as the policy says.
+
+    Loss, accuracy and change are those of a rehearsal: the owner of the rows may know them.
+    """
+
+    run: Run
+    request: Request
+    factor: float
+    samples: int
+    loss: float
+    accuracy: float
+    change: float
+
+
+def begin_encrypted(job: Job, training_context: bytes) -> BegunTraining:
+    """Seal the windows' rows and take the first step.
+
+    The owner of the rows rehearses in the open first: past the cubic's range, which nobody sees under encryption, an
+    update would spoil the sum of all. Raises Refused and Malformed for what must not be trained on, ConfigError for a
+    policy that does not fit.
+    """
+    from gemel.sealing.encrypted_training.work import begin  # noqa: PLC0415  see train_and_seal
+    from gemel.sealing.packing import largest_value  # noqa: PLC0415  see train_and_seal
+
+    task, policy = load_task(job.task_path), job.policy
+    if not isinstance(task, LinearHead):
+        raise Refused(Reason.WRONG_POLICY, f"training.encrypted is for linear heads, and {task.name} is none")
+    base = tensors.from_bytes(job.base, task.manifest)
+    rehearsed = task.train(base, job.windows, policy.training, job.seed, job.round)
+    features, labels = task.rows(job.windows)
+    plan = plan_for(policy, task.manifest, len(features))
+    run, request = begin(training_context, plan, base[WEIGHT].astype(np.float64), features, labels)
+    share = rehearsed.samples / policy.sealing.weight_cap
+    return BegunTraining(
+        run,
+        request,
+        factor=share * largest_value(policy.sealing.bits) / policy.sealing.clip,
+        samples=rehearsed.samples,
+        loss=rehearsed.loss,
+        accuracy=rehearsed.accuracy,
+        change=float(np.abs(rehearsed.model[WEIGHT] - base[WEIGHT]).mean()),
+    )
+
+
+def go_on(begun: BegunTraining, step: int, last: Request, answer: bytes) -> Request:
+    """What follows the custodian's answer to step `step`, counted from 0: the next step, or the release."""
+    from gemel.sealing.encrypted_training import work  # noqa: PLC0415  see train_and_seal
+
+    if step + 1 == begun.run.plan.steps:
+        return work.release(begun.run, last, answer, begun.factor)
+    return work.step(begun.run, last, answer)
+
+
+def unmask_update(job: Job, begun: BegunTraining, last: Request, body: bytes) -> SealedUpdate:
+    """The update, its masks taken off under encryption. Rounding is dithered, so that nothing is left over of it."""
+    from gemel.sealing.encrypted_training.release import unmask  # noqa: PLC0415  see train_and_seal
+
+    (masks,) = last.masks
+    return SealedUpdate(
+        unmask(job.context, job.policy.sealing, body, masks),
+        np.zeros(len(masks), np.float32),
+        begun.samples,
+        begun.loss,
+        begun.accuracy,
+        begun.change,
+        letters=(),
     )

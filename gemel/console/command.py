@@ -202,12 +202,15 @@ def found(
 def budget(
     plan_path: Annotated[Path, typer.Argument(metavar="PLAN", help="The fleet's plan, a TOML file.")],
     parameters: Annotated[int, typer.Option(min=1, help="How many numbers the task's model has.")],
+    features: Annotated[
+        int | None, typer.Option(min=1, help="A linear head's, its constant included, for training.encrypted.")
+    ] = None,
 ) -> None:
     """Show what a plan's policy costs in bytes, noise and resolution, or say why it does not hold."""
     from gemel.console import founding
     from gemel.sealing import costs
 
-    typer.echo(costs.describe(founding.load_plan(plan_path).policy, parameters), nl=False)
+    typer.echo(costs.describe(founding.load_plan(plan_path).policy, parameters, features), nl=False)
 
 
 @app.command("statistics")

@@ -30,6 +30,7 @@ from gemel.console.funding import FOUNDING_GAS, REGISTRATION_GAS, ROUND_GAS, fun
 from gemel.errors import ConfigError
 from gemel.ports import Chain, PartyRecord, Role
 from gemel.sealing import costs
+from gemel.sealing.encrypted_training.plan import check_policy, head_plan
 from gemel.wire import topics
 from gemel.wire.identity import Identity
 from gemel.wire.messages import WHOLE, Collector, Policy, encode
@@ -133,6 +134,8 @@ def check_plan(plan: FleetPlan, source: str) -> None:
         raise ConfigError(source, "policy.sealing.max_share", f"at least {least}: of {minimum}, somebody has as much")
     costs.check_custodians(plan.policy.sealing, plan.custodians)
     costs.figures_of(plan.policy.sealing, 1).check(plan.policy.max_frame_bytes)
+    if plan.policy.training.encrypted:  # of what does not depend on the model
+        check_policy(plan.policy, head_plan(plan.policy.training, 1, 1, plan.policy.sealing.weight_cap))
 
 
 def owner_address(owner: str, source: str = "plan") -> Address:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Awaitable, Callable, Container
 
 import structlog
@@ -45,6 +46,12 @@ class Post:
         self.bus, self.trust, self.identity, self.clock = bus, trust, identity, clock
         self.topics = Learning(trust.fleet, trust.task)
         self._refused = refused or (lambda _kind, _reason: None)
+
+    def among(self, topics: Learning) -> Post:
+        """The same party on other topics of the task."""
+        beside = copy.copy(self)
+        beside.topics = topics
+        return beside
 
     def sign(
         self,

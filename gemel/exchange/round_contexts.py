@@ -70,6 +70,14 @@ async def announced_context(
     return await transfers.fetch(custodian, announced, max_bytes=CONTEXT_BYTES, deadline_s=deadline_s)
 
 
+async def announced_training(round_: int, mailbox: Mailbox) -> Transfer:
+    """Where the round's training context is, once the custodian has announced it. Raises Refused if it has none."""
+    announced = decode(Context, (await mailbox.take(Kind.CONTEXT, round_)).body)
+    if announced.training is None:
+        raise Refused(Reason.WRONG_POLICY, "the custodian announced no context for training on encrypted data")
+    return announced.training
+
+
 async def _key_of(terms: Terms, custodian: Address, mailbox: Mailbox) -> BoxKey:
     def is_its(message: Envelope) -> bool:
         return message.header.sender == custodian

@@ -23,6 +23,7 @@ from gemel.host.settings import ServiceSettings
 from gemel.learning.fleet_statistics import refusal
 from gemel.learning.task import Task
 from gemel.ports import Bus, Records, Will
+from gemel.sealing.encrypted_training.plan import plan_for
 from gemel.wire.messages import Policy, decode
 from gemel.wire.trust import Trust, load_trust
 from gemel.wire.types import Address
@@ -96,6 +97,8 @@ def read_policy(path: Path, task: Task) -> Policy:
         raise ConfigError(str(path), "policy_file", str(error)) from error
     if why := refusal(task, policy):
         raise ConfigError(str(path), "policy_file", why)
+    if policy.training.encrypted:
+        plan_for(policy, task.manifest, policy.sealing.weight_cap)
     return policy
 
 

@@ -7,6 +7,7 @@ import math
 from gemel.errors import ConfigError
 from gemel.sealing import budget
 from gemel.sealing.ckks import plan as ckks
+from gemel.sealing.encrypted_training.plan import check_policy, head_plan
 from gemel.sealing.onetime import plan as onetime
 from gemel.wire.messages import MOST_LEVELS, WHOLE, Policy, SealingPolicy
 
@@ -30,17 +31,28 @@ def check_custodians(policy: SealingPolicy, custodians: int) -> None:
         )
 
 
-def describe(policy: Policy, parameters: int) -> str:
+def describe(policy: Policy, parameters: int, features: int | None = None) -> str:
     """The budget as a table, and in a line each what weights cost, how ciphertexts are weighed, what was excepted.
 
+    `features` of a linear head, the constant included: what training on encrypted data costs depends on them.
     Raises ConfigError for a policy over budget.
     """
     figures = figures_of(policy.sealing, parameters)
     figures.check(policy.max_frame_bytes)
     lines = [figures.TABLE_HEAD, figures.table_line(), "", *_weights(policy)]
+    if policy.training.encrypted:
+        lines.append(_training(policy, parameters, features))
     if policy.exception:
         lines.append(policy.exception)
     return "\n".join(lines) + "\n"
+
+
+def _training(policy: Policy, parameters: int, features: int | None) -> str:
+    if features is None:
+        raise ConfigError("budget", "features", "how many the linear head has, with training.encrypted")
+    plan = head_plan(policy.training, parameters, features, policy.sealing.weight_cap)
+    check_policy(policy, plan)
+    return plan.table_line()
 
 
 def _weights(policy: Policy) -> list[str]:

@@ -66,6 +66,8 @@ class Kind(IntEnum):
     LETTER = 16
     LETTER_RECEIPT = 17
     KEY_TOTAL = 18
+    TRAINING_REQUEST = 19
+    TRAINING_ANSWER = 20
 
 
 @dataclass(frozen=True, slots=True)

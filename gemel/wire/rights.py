@@ -29,7 +29,8 @@ granted here is refused. The broker is a second wall only: signatures, wrapping 
     chunk/<holder>/+         coordinator's,   everybody's   the              everybody's
                              custodian's                    coordinator's
 
-The custodian never reads an agent's chunks but those of training, which hold masked weights and no frame, and agents never read each other's. The twin registry reads all twins
+The custodian never reads an agent's chunks but those of training, which hold masked weights and no frame, and agents
+never read each other's. The twin registry reads all twins
 and agents' words and answers questions about them; a dashboard reads those of the sites it was granted and may ask
 about them, a source of readings writes its own topics. An operator sees what a dashboard sees, may ask for
 desired values at its sites and hears its own answers; a command to a machine goes from the agent to the source that

@@ -34,6 +34,10 @@ Addresses of the chain never appear in twin topics.
     gemel/v1/<fleet>/learning/<task>/installed/<dev>   edge agent    1    no    installed | refused(reason)
     gemel/v1/<fleet>/learning/<task>/round-request/<dev>  edge agent  1    no    the machine has drifted: learn again
     gemel/v1/<fleet>/learning/<task>/round-answer/<dev>  coordinator  1    no    accepted | refused(reason)
+    gemel/v1/<fleet>/learning/<task>/training-request/<to>/<dev>  edge agent  1  no  masked weights to refresh
+    gemel/v1/<fleet>/learning/<task>/training-answer/<cust>/<to>  custodian  1  no  where they are | refused(reason)
+    gemel/v1/<fleet>/learning/<task>/training/fetch/<to>/<cust>  custodian  1  no  «send me these chunks»
+    gemel/v1/<fleet>/learning/<task>/training/chunk/<dev>/<digest>  edge agent  1  no  of masked weights
     gemel/v1/<fleet>/learning/<task>/fetch/<to>/<from> anybody       1    no    «send me these chunks»
     gemel/v1/<fleet>/learning/<task>/chunk/<from>/<digest>  anybody  1    no    chunks of an announced transfer
 
@@ -126,10 +130,11 @@ ALL_AVAILABILITY = f"{ROOT}/+/agent/+/availability"
 class Learning:
     """The topics of one learning task of one fleet."""
 
-    __slots__ = ("_base",)
+    __slots__ = ("_base", "_names")
 
-    def __init__(self, fleet: str, task: str) -> None:
-        self._base = f"{ROOT}/{name(fleet, 'fleet')}/learning/{name(task, 'task')}"
+    def __init__(self, fleet: str, task: str, *, branch: str = "") -> None:
+        self._names = fleet, task
+        self._base = f"{ROOT}/{name(fleet, 'fleet')}/learning/{name(task, 'task')}{branch}"
 
     def context(self, custodian: Address = "+") -> str:
         """Custodian → all; `+` is the filter over all custodians."""
@@ -157,6 +162,18 @@ class Learning:
     def letter_receipt(self, custodian: Address = "+", device: Address = "+") -> str:
         """Custodian → the agent whose letter it has, and the coordinator."""
         return f"{self._base}/letter-receipt/{custodian}/{device}"
+
+    def training_request(self, custodian: Address, device: Address = "+") -> str:
+        """Agent → custodian."""
+        return f"{self._base}/training-request/{custodian}/{device}"
+
+    def training_answer(self, custodian: Address = "+", device: Address = "+") -> str:
+        """Custodian → the agent that asked."""
+        return f"{self._base}/training-answer/{custodian}/{device}"
+
+    def training(self) -> Learning:
+        """Where agents' transfers are for the custodian: masked weights, and never a frame. Only for Transfers."""
+        return Learning(*self._names, branch="/training")
 
     def key_total(self, custodian: Address = "+") -> str:
         """Custodian → custodians and collectors."""

@@ -62,6 +62,7 @@ TASK, SITE = "tiny-condition", "north"
 WAIT_S = 120.0  # for what a healthy fleet does in a second or two; a busy machine is given time
 LOOK_S = 0.02
 ROUNDS = {"pause_s": 0, "context_s": 60, "commit_s": 120, "reveal_s": 60, "decide_s": 120, "keep_frames": True}
+TRAINING = TrainingPlan(epochs=2, batch_size=10, learning_rate=0.05)
 _MODULES = {"validator": "validator", "custodian": "custodian", "listener": "chain_listener"}
 
 T = TypeVar("T")
@@ -84,6 +85,7 @@ def fleet_plan(
     minimum_owners: int = 3,
     two_owners_exception: str = "",
     sealing: SealingPolicy | None = None,
+    training: TrainingPlan = TRAINING,
     scheme: Scheme = "bfv-packed",
     custodians: Literal[1, 3] = 1,
 ) -> FleetPlan:
@@ -91,7 +93,7 @@ def fleet_plan(
     sealing = sealing or SealingPolicy(scheme, 8, 0.1, contributors, weight_cap=100, levels=levels)
     policy = Policy(
         sealing=sealing,
-        training=TrainingPlan(epochs=2, batch_size=10, learning_rate=0.05),
+        training=training,
         minimum_owners=minimum_owners,
         max_frame_bytes=200_000,
         two_owners_exception=two_owners_exception,

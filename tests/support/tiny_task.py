@@ -6,6 +6,7 @@ import numpy as np
 
 from gemel.errors import Malformed
 from gemel.learning.fleet_statistics import FleetStatistics
+from gemel.learning.linear_head import LinearHead
 from gemel.learning.task import Floats, Head, Input, Labels, Measured, Trained, Windows
 from gemel.wire.messages import TrainingPlan
 from gemel.wire.tensors import Manifest, Model, manifest_of
@@ -98,3 +99,4 @@ def _probabilities(model: Model, head: Head, features: Floats) -> Floats:
 
 task = TinyTask()
 statistics = FleetStatistics(task)
+linear = LinearHead(task)

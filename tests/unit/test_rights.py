@@ -42,9 +42,9 @@ def own_topic(template: str, party: Party) -> str:
     """The topic of a line of the table as `party` would write it."""
     # A receipt stands under the agent it is for; everything else that names a party names its writer.
     device = AGENT.user if party.role is BusRole.COORDINATOR else party.user
-    if "/letter/" in template:
+    if "/letter/" in template or "/training-request/" in template:
         to = CUSTODIAN.address
-    elif "/letter-receipt/" in template:
+    elif "/letter-receipt/" in template or "/training-answer/" in template or "/training/fetch/" in template:
         to = AGENT.user
     else:
         to = CUSTODIAN.address if party.user == COORDINATOR.address else COORDINATOR.address
@@ -65,7 +65,7 @@ def own_topic(template: str, party: Party) -> str:
 
 
 def test_the_table_is_read_whole() -> None:
-    assert len(TABLE) == 30
+    assert len(TABLE) == 34
     assert {writer for _, writer, _, _ in TABLE} == set(WRITERS)
 
 
@@ -89,6 +89,8 @@ def test_every_topic_function_is_a_line_of_the_table() -> None:
     built += [of.context(CUSTODIAN.address), of.key_total(CUSTODIAN.address), of.opened(CUSTODIAN.address)]
     built += [of.letter(CUSTODIAN.address, AGENT.user), of.letter_receipt(CUSTODIAN.address, AGENT.user)]
     built += [of.round_request(AGENT.user), of.round_answer(AGENT.user)]
+    built += [of.training_request(CUSTODIAN.address, AGENT.user), of.training_answer(CUSTODIAN.address, AGENT.user)]
+    built += [of.training().fetch(AGENT.user, CUSTODIAN.address), of.training().chunk(AGENT.user, DIGEST)]
     built += [of.fetch(COORDINATOR.address, AGENT.user), of.chunk(AGENT.user, DIGEST)]
     of_twins = (topics.twin_state, topics.twin_delta, topics.twin_schema, topics.twin_event, topics.desired_set)
     of_twins += (topics.twin_backfill, topics.backfill_answer)
@@ -122,6 +124,11 @@ def test_custodian_may_read_no_chunk_but_the_coordinators() -> None:
     custodian = next(p for p in PARTIES if p.role is BusRole.CUSTODIAN)
     readable = {p.user for p in PARTIES if may(custodian, "read", of.chunk(p.user, DIGEST))}
     assert readable == {COORDINATOR.address}
+
+
+def test_of_training_the_custodian_reads_what_agents_offer_and_nobody_else_does() -> None:
+    offered = topics.Learning(TRUST.fleet, TRUST.task).training().chunk(AGENT.user, DIGEST)
+    assert {p.role for p in PARTIES if may(p, "read", offered)} == {BusRole.CUSTODIAN}
 
 
 def test_agent_reads_no_other_agents_commitment_receipt_or_chunks() -> None:

@@ -73,6 +73,7 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
             task_path="",
             state_dir=tmp_path,
             note=noted.update,
+            encrypted=None,  # type: ignore[arg-type]
         )
         update = post.sign(Kind.UPDATE, b"sealed", round_=ROUND, weight=60)
         commitment = Commitment(update.header.pack(), describe(WRAPPED))

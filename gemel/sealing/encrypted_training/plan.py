@@ -153,3 +153,10 @@ def check_policy(policy: Policy, plan: HeadPlan) -> None:
             f"at least {plan.bound:.3g} with training.encrypted: weights move so far in {plan.steps} steps, and "
             "nobody can clip a ciphertext",
         )
+
+
+def plan_for(policy: Policy, manifest: Manifest, rows: int) -> HeadPlan:
+    """The plan of a policy with `training.encrypted` for a task's model. Raises ConfigError as those above."""
+    plan = head_plan(policy.training, manifest.size, features_of(manifest), rows)
+    check_policy(policy, plan)
+    return plan

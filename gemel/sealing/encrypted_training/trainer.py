@@ -15,6 +15,7 @@ import numpy as np
 import tenseal as ts
 from numpy.typing import NDArray
 
+from gemel.errors import Malformed
 from gemel.sealing.encrypted_training.context import encrypt, load_public, loader, sealed_zero, words_of
 from gemel.sealing.encrypted_training.frames import Kind, Shape
 from gemel.sealing.encrypted_training.plan import (
@@ -98,14 +99,16 @@ class Trainer:
     ) -> None:
         """`base`: the weights to begin with, (features, outputs).
 
-        Raises ConfigError and Refused as `load_public`, ValueError for another shape, and for weights that steps
-        could carry beyond what masks hide.
+        Raises ConfigError and Refused as `load_public`, ValueError for another shape, Malformed for weights that
+        steps could carry beyond what masks hide.
         """
         plan.check()
         if base.shape != (plan.features, plan.outputs):
             raise ValueError(f"base {base.shape}, ({plan.features}, {plan.outputs}) expected")
         if not np.abs(base).max() < 2**LARGEST_WEIGHT_BITS - plan.bound:
-            raise ValueError(f"a weight of the base is beyond {2**LARGEST_WEIGHT_BITS - plan.bound:.3g}")
+            raise Malformed(
+                "base", f"a weight is beyond {2**LARGEST_WEIGHT_BITS - plan.bound:.3g}: no room for steps"
+            )
         self._context = load_public(context)
         self._digest: Digest = sha256(context)
         self._plan, self._randomness = plan, randomness
