@@ -1,4 +1,7 @@
-"""The three sealing ports, played through with real keys (TenSEAL), honestly and not."""
+"""What is particular to bfv-packed behind the sealing ports, with real keys (TenSEAL): exact sums, attacks, noise.
+
+What every scheme promises: test_sealing_ports.py.
+"""
 
 import math
 import subprocess
@@ -32,54 +35,22 @@ from gemel.sealing.budget import (
     budget_of,
 )
 from gemel.sealing.candidate import mean_update
-from gemel.sealing.frames import OpenedSum, body_words, check_body, pack_body, times
+from gemel.sealing.frames import OpenedSum, body_words, pack_body, times
 from gemel.sealing.opener import Opener, create_key, open_sum, public_context_of
-from gemel.sealing.packing import largest_value, quantise
-from gemel.sealing.ports import OpenerPort, SealerPort, SummerPort
+from gemel.sealing.packing import quantise
 from gemel.sealing.sealer import Sealer
 from gemel.sealing.summer import Summer
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import HEADER_BYTES, Envelope, Kind, pack, sign
 from gemel.wire.messages import Entry, Policy, SealingPolicy, TrainingPlan
-from gemel.wire.reasons import Reason
 from gemel.wire.types import sha256
+from tests.support import sealing
 from tests.support.parties import AGENTS, TRUST
-
-PARAMETERS = 300
-CAP = 1000
+from tests.support.sealing import CAP, PARAMETERS, Plant, updates_of, zeros
 
 
 def policy_of(bits=8, contributors=10, levels=1) -> SealingPolicy:
-    return SealingPolicy("bfv-packed", bits, 0.1, contributors, CAP, levels)
-
-
-def updates_of(contributors: int, parameters: int = PARAMETERS) -> tuple[list[np.ndarray], list[int]]:
-    rng = np.random.default_rng(contributors)
-    updates = [(rng.standard_normal(parameters) * 0.03).astype(np.float32) for _ in range(contributors)]
-    return updates, [int(weight) for weight in rng.integers(1, CAP + 1, contributors)]
-
-
-def zeros(parameters: int = PARAMETERS) -> np.ndarray:
-    return np.zeros(parameters, np.float32)
-
-
-class Plant:
-    """A round's parties over one key."""
-
-    def __init__(self, policy: SealingPolicy, parameters: int = PARAMETERS) -> None:
-        self.policy, self.parameters = policy, parameters
-        self.opener: OpenerPort = Opener.create(policy, parameters)
-        self.context = self.opener.public_context()
-        self.sealer: SealerPort = Sealer(self.context, policy, parameters)
-
-    def summer(self) -> SummerPort:
-        return Summer(self.context, self.policy, self.parameters)
-
-    def sum_of(self, bodies) -> bytes:
-        summer = self.summer()
-        for body in bodies:
-            summer.add(body)
-        return summer.sum()
+    return sealing.policy_of("bfv-packed", bits, contributors, levels)
 
 
 @pytest.fixture(scope="module")
@@ -116,15 +87,6 @@ def test_opened_sum_is_exactly_the_sum_of_what_agents_quantised(bits, contributo
     assert np.abs(mean - fedavg / sum(weights)).max() <= worst * 1.001
 
 
-def test_extreme_values_of_every_contributor_open_exactly():
-    plant = Plant(policy_of(bits=8, contributors=5))
-    for side in (-1, 1):
-        update = np.full(PARAMETERS, side * 0.1, np.float32)
-        total = plant.sum_of(plant.sealer.seal(update, CAP, zeros()).body for _ in range(5))
-        opened = OpenedSum.parse(plant.opener.open(total, 5), plant.policy, PARAMETERS)
-        assert (opened.sums == side * 5 * largest_value(8)).all()
-
-
 @pytest.mark.parametrize("bits", [4, 8])
 def test_levelled_sum_is_exactly_what_agents_quantised_times_their_levels(bits):
     plant = Plant(policy_of(bits, 10, levels=4))
@@ -146,70 +108,6 @@ def test_levelled_sum_is_exactly_what_agents_quantised_times_their_levels(bits):
     )
     worst = budget_of(plant.policy, PARAMETERS).worst_rounding_error(opened.contributors, total)
     assert np.abs(mean_update(opened, plant.policy, total) - wanted / total).max() <= worst * 1.001
-
-
-def test_extreme_values_at_the_highest_level_open_exactly():
-    plant = Plant(policy_of(bits=8, contributors=5, levels=4))
-    for side in (-1, 1):
-        update, summer = np.full(PARAMETERS, side * 0.1, np.float32), plant.summer()
-        for _ in range(5):
-            summer.add(plant.sealer.seal(update, CAP, zeros()).body, 4)
-        opened = OpenedSum.parse(plant.opener.open(summer.sum(), 20), plant.policy, PARAMETERS)
-        assert (opened.sums == side * 20 * largest_value(8)).all()
-
-
-def test_update_of_level_three_is_the_same_bytes_as_three_times_that_update():
-    plant = Plant(policy_of(levels=3))
-    body = plant.sealer.seal(updates_of(1)[0][0], 10, zeros()).body
-    once, thrice = plant.summer(), plant.summer()
-    once.add(body, 3)
-    for _ in range(3):
-        thrice.add(body)
-    assert once.sum() == thrice.sum()
-
-
-@pytest.mark.parametrize("level", [-1, 0, 4])
-def test_level_outside_the_policy_is_an_error_and_the_sum_stays_as_it_was(level):
-    plant = Plant(policy_of(levels=3))
-    body = plant.sealer.seal(updates_of(1)[0][0], 10, zeros()).body
-    summer = plant.summer()
-    summer.add(body, 2)
-    before = summer.sum()
-    with pytest.raises(ValueError, match=f"level {level}, 1 to 3"):
-        summer.add(body, level)
-    assert summer.sum() == before
-
-
-def test_same_bodies_give_the_same_bytes_in_any_order(plant, bodies):
-    assert plant.sum_of(bodies) == plant.sum_of(bodies) == plant.sum_of(reversed(bodies))
-
-
-def test_sum_is_the_words_added_modulo_q(plant, bodies):
-    added = sum(np.stack(list(body_words(body))) for body in bodies) % MODULUS
-    assert np.array_equal(np.stack(list(body_words(plant.sum_of(bodies)))), added)
-
-
-def test_sealing_the_same_update_twice_gives_different_ciphertexts(plant):
-    update = updates_of(1)[0][0]
-    first, second = (plant.sealer.seal(update, 10, zeros()) for _ in range(2))
-    assert first.body != second.body
-    assert np.array_equal(first.residual, second.residual)
-
-
-def test_residuals_carry_rounding_over_rounds_through_real_keys(plant):
-    updates, weights = updates_of(2)
-    residuals = [zeros(), zeros()]
-    opened_total, wanted = np.zeros(PARAMETERS), np.zeros(PARAMETERS)
-    step = plant.policy.clip / largest_value(plant.policy.bits)
-    for _ in range(8):
-        sealed = [plant.sealer.seal(u, w, r) for u, w, r in zip(updates, weights, residuals, strict=True)]
-        residuals = [s.residual for s in sealed]
-        opened = plant.opener.open(plant.sum_of(s.body for s in sealed), 2)
-        opened_total += OpenedSum.parse(opened, plant.policy, PARAMETERS).sums * step
-        wanted += sum(
-            np.clip(u.astype(np.float64), -0.1, 0.1) * w / CAP for u, w in zip(updates, weights, strict=True)
-        )
-    assert np.allclose(opened_total + residuals[0] + residuals[1], wanted, rtol=0, atol=1e-6)
 
 
 def test_worker_functions_do_a_whole_round_on_files(tmp_path):
@@ -271,84 +169,12 @@ def test_context_with_weaker_parameters_or_another_policys_modulus_is_refused(pl
             work.check_public_context(junk, policy_of())
 
 
-def test_body_sealed_for_another_rounds_key_is_refused_by_digest(plant, bodies):
-    other = Plant(plant.policy)
-    assert other.context != plant.context
-    with pytest.raises(Refused) as refusal:
-        other.summer().add(bodies[0])
-    assert refusal.value.reason == Reason.DIGEST_MISMATCH
-    with pytest.raises(Refused, match="digest_mismatch"):
-        other.opener.open(plant.sum_of(bodies), 3)
-
-
-def test_opener_refuses_a_single_update_and_another_count(plant, bodies):
-    with pytest.raises(Refused, match="malformed"):
-        plant.opener.open(bodies[0], 1)
-    with pytest.raises(Refused, match="forged_size"):
-        plant.opener.open(plant.sum_of(bodies), 2)
-
-
-def test_key_survives_a_restart_and_opens_the_same_bytes(plant, bodies):
-    total = plant.sum_of(bodies)
-    again = Opener.from_bytes(plant.opener.to_bytes())
-    assert again.public_context() == plant.context
-    assert again.open(total, 3) == plant.opener.open(total, 3)
-
-
-@pytest.mark.parametrize("damage", [lambda b: b[:10], lambda b: b"X" + b[1:], lambda b: b[:20] + b"\xff" + b[21:]])
-def test_damaged_key_file_is_malformed(plant, damage):
-    with pytest.raises(PeerError):
-        Opener.from_bytes(damage(plant.opener.to_bytes()))
-
-
 def test_key_file_without_a_secret_key_is_malformed(plant):
     with pytest.raises(Malformed, match="no secret key"):
         Opener(plant.policy, PARAMETERS, plant.context, plant.context)
 
 
-def test_destroyed_key_opens_nothing_and_is_not_written_down():
-    plant = Plant(policy_of())
-    total = plant.sum_of([plant.sealer.seal(zeros(), 1, zeros()).body])
-    plant.opener.destroy()
-    with pytest.raises(Refused, match="destroyed"):
-        plant.opener.open(total, 1)
-    with pytest.raises(Refused, match="destroyed"):
-        plant.opener.to_bytes()
-
-
-@pytest.mark.parametrize("weight", [0, -1, CAP + 1])
-def test_weight_outside_the_cap_is_refused(plant, weight):
-    with pytest.raises(Refused, match="overweight"):
-        plant.sealer.seal(zeros(), weight, zeros())
-
-
-def test_update_of_another_length_is_not_sealed(plant):
-    with pytest.raises(ValueError, match="parameters expected"):
-        plant.sealer.seal(zeros(7), 1, zeros(7))
-
-
 # --- bad bodies -----------------------------------------------------------------------------------
-
-
-def test_refused_body_leaves_the_sum_as_it_was(plant, bodies):
-    summer = plant.summer()
-    summer.add(bodies[0])
-    for bad in (bodies[1][:-1], bodies[1][:5], b"plaintext", plant.sum_of(bodies)):
-        with pytest.raises(Refused):
-            summer.add(bad)
-    summer.add(bodies[1])
-    assert summer.sum() == plant.sum_of(bodies[:2])
-
-
-def test_negative_of_somebody_elses_body_is_refused_before_the_sum_lies_open(plant, bodies):
-    shape = plant.sealer._shape
-    negated = pack_body(shape, [(MODULUS - words) % MODULUS for words in body_words(bodies[0])])
-    check_body(negated, shape)
-    summer = plant.summer()
-    summer.add(bodies[0])
-    with pytest.raises(Refused, match="plaintext"):
-        summer.add(negated)
-    assert summer.sum() == plant.sum_of(bodies[:1])
 
 
 def test_own_minus_somebody_elses_body_opens_a_thirds_update_and_is_refused_by_the_commitment(plant, bodies):
@@ -386,17 +212,6 @@ def test_own_minus_somebody_elses_body_opens_a_thirds_update_and_is_refused_by_t
     check_frame(pack(committed), entry, terms)
     with pytest.raises(Refused, match="no_commitment"):
         check_frame(pack(update(mauled)), entry, terms)
-
-
-def test_no_more_contributors_than_the_policy_allows_and_no_empty_sum():
-    plant = Plant(policy_of(contributors=1))
-    with pytest.raises(ValueError, match="nothing"):
-        plant.summer().sum()
-    summer = plant.summer()
-    body = plant.sealer.seal(zeros(), 1, zeros()).body
-    summer.add(body)
-    with pytest.raises(ValueError, match="allows 1"):
-        summer.add(body)
 
 
 def test_tenseals_own_serialisation_is_no_sealed_body(plant):

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from gemel.adapters.clock import FakeClock
 from gemel.adapters.registry_stores import RegistryStores
-from gemel.twin.alerts import AlertEvent, event_to_json
-from gemel.twin.state import AlertKind, Diagnosis, Property, Quality, Severity, Twin, blank
+from gemel.twin.alerts import event_to_json
+from gemel.twin.state import Diagnosis, Property, Quality, Twin, blank
+from tests.support.alerts import hot
 from twin_registry.api import make_app
 from twin_registry.tokens import Tokens
 
@@ -27,11 +28,7 @@ def twin(version: int, asset: str = "press-1", value: float = 0.0, condition: st
 
 def alert(id_: str, asset: str = "press-1") -> bytes:
     """A hot machine in the north."""
-    event = AlertEvent(
-        "gemel.event/1", "north", asset, id_, "hot", "raised",
-        AlertKind.VALUE, "TS1", Severity.WARNING, "", 71.0, 5,
-    )  # fmt: skip
-    return event_to_json(event)
+    return event_to_json(hot(asset, id_))
 
 
 def app_of(stores: RegistryStores, tokens: Tokens | None = None, **more: Any) -> FastAPI:

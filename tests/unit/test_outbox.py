@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,12 +19,12 @@ from edge_agent.twinning import backfilling
 from edge_agent.twinning.backfilling import Backfilling
 from edge_agent.twinning.outbox import Outbox
 from gemel.adapters.clock import SystemClock
-from gemel.errors import BusRefused, BusUnavailable, Malformed
+from gemel.errors import BusRefused, BusUnavailable, ConfigError, Malformed
 from gemel.ports import BusMessage, Handler
 from gemel.twin import backfill
-from gemel.twin.alerts import AlertEvent
 from gemel.twin.backfill import SCHEMA, Backfill, Kept
-from gemel.twin.state import AlertKind, Property, Quality, Severity, Twin, blank
+from gemel.twin.state import Property, Quality, Twin, blank
+from tests.support.alerts import hot
 
 
 def revision(version: int, asset: str = "press-1", size: int = 1) -> Twin:
@@ -30,20 +32,7 @@ def revision(version: int, asset: str = "press-1", size: int = 1) -> Twin:
     return replace(blank("north", asset), version=version, properties={"TS1": reading})
 
 
-EVENT = AlertEvent(
-    "gemel.event/1",
-    "north",
-    "press-1",
-    "hot-1",
-    "hot",
-    "raised",
-    AlertKind.VALUE,
-    "TS1",
-    Severity.WARNING,
-    "",
-    71.0,
-    5,
-)
+EVENT = hot()
 
 
 async def versions(outbox: Outbox) -> list[int]:
@@ -230,3 +219,37 @@ def test_any_other_bytes_are_malformed(data: bytes) -> None:
     for read in (backfill.from_json, backfill.answer_from_json):
         with pytest.raises(Malformed):
             read(data)
+
+
+async def test_outbox_from_before_is_opened_with_what_waits_in_it(tmp_path: Path) -> None:
+    """An agent that was updated in the middle of an outage sends what it kept."""
+    path = tmp_path / "outbox.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as before:
+        before.executescript(
+            """
+            CREATE TABLE revisions (
+                number INTEGER PRIMARY KEY AUTOINCREMENT, asset TEXT NOT NULL, at_ms INTEGER NOT NULL,
+                document BLOB NOT NULL);
+            CREATE INDEX by_asset ON revisions (asset, number);
+            CREATE TABLE dropped (one INTEGER PRIMARY KEY CHECK (one = 1), count INTEGER NOT NULL);
+            INSERT INTO dropped VALUES (1, 7);
+            """
+        )
+        before.execute("INSERT INTO revisions VALUES (3, 'press-1', 1000, ?)", (to_json(revision(1)),))
+        before.commit()
+    for _ in ("the first time", "and again"):
+        async with Outbox(path, 100) as outbox:
+            await outbox.keep([Kept(2000, revision(2), (EVENT,))])
+            assert (outbox.depth, outbox.dropped) == (2, 7)
+            batch = await outbox.oldest(10, 10**6)
+    assert batch is not None
+    assert batch.numbers == (3, 4)
+    assert batch.revisions == (Kept(1000, revision(1), ()), Kept(2000, revision(2), (EVENT,)))
+
+
+async def test_outbox_of_a_later_version_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as later:
+        later.execute("PRAGMA user_version = 99")
+    with pytest.raises(ConfigError, match=r"outbox.sqlite: schema version: at most \d+, found 99: a later version"):
+        await Outbox(path, 100).__aenter__()

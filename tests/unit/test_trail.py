@@ -17,24 +17,11 @@ from edge_agent.twinning.trail import Trail
 from gemel.adapters.clock import FakeClock
 from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.host.metrics import Metrics
-from gemel.twin.alerts import AlertEvent
 from gemel.twin.backfill import Kept
-from gemel.twin.state import AlertKind, Property, Quality, Severity, blank, hold
+from gemel.twin.state import Property, Quality, blank, hold
+from tests.support.alerts import hot
 
-EVENT = AlertEvent(
-    "gemel.event/1",
-    "north",
-    "press-1",
-    "hot-1",
-    "hot",
-    "raised",
-    AlertKind.VALUE,
-    "TS1",
-    Severity.WARNING,
-    "",
-    71.0,
-    5,
-)
+EVENT = hot()
 
 
 def kept(version: int) -> Kept:
