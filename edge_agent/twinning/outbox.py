@@ -9,12 +9,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import msgspec
 
-from gemel.adapters.sqlite_file import SqliteFile
+from gemel.adapters.sqlite_file import SqliteFile, SqliteStore
+from gemel.migrations import Migration
 from gemel.twin.alerts import AlertEvent
 from gemel.twin.backfill import Kept
 from gemel.twin.state import Twin, from_json, to_json
@@ -27,6 +27,12 @@ CREATE INDEX IF NOT EXISTS by_asset ON revisions (asset, number);
 CREATE TABLE IF NOT EXISTS dropped (one INTEGER PRIMARY KEY CHECK (one = 1), count INTEGER NOT NULL);
 INSERT OR IGNORE INTO dropped VALUES (1, 0);
 """
+_NO_EVENTS = b"[]".hex()
+_MIGRATIONS = (
+    Migration(
+        "revisions", "events", (f"ALTER TABLE revisions ADD COLUMN events BLOB NOT NULL DEFAULT x'{_NO_EVENTS}'",)
+    ),
+)
 _COARSEN = """
 DELETE FROM revisions WHERE number IN (
     SELECT number FROM (
@@ -44,28 +50,18 @@ class Batch(NamedTuple):
     revisions: tuple[Kept, ...]
 
 
-class Outbox:
+class Outbox(SqliteStore):
     """`async with Outbox(path, capacity) as outbox`; the folder must exist. Raises StoreUnavailable as SqliteFile."""
 
     def __init__(self, path: Path, capacity: int) -> None:
-        self._file, self._capacity = SqliteFile(path, _SCHEMA), capacity
+        super().__init__(SqliteFile(path, _SCHEMA, migrations=_MIGRATIONS))
+        self._capacity = capacity
         self.depth = 0  # revisions that wait
         self.dropped = 0  # revisions that there was no room for, ever
         self.attended_s = float("inf")  # monotonic time at which its sender last looked; never, until one begins
 
-    async def __aenter__(self) -> Self:
-        await self._file.__aenter__()
-        try:
-            self.depth, self.dropped = await self._file.read(_counts)
-        except BaseException:
-            await self._file.__aexit__(None, None, None)
-            raise
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._file.__aexit__(exc_type, exc, traceback)
+    async def _begin(self) -> None:
+        self.depth, self.dropped = await self._file.read(_counts)
 
     async def keep(self, revisions: Sequence[Kept]) -> None:
         """Store revisions durably, in one commit; the same again changes nothing."""

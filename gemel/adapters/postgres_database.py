@@ -15,6 +15,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from gemel.adapters.sql import Value, Write
 from gemel.errors import StoreUnavailable
+from gemel.migrations import Migration, due
 
 READERS = 4
 TIMEOUT_S = 30.0
@@ -25,8 +26,8 @@ _FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClie
 class PostgresDatabase:
     """`async with PostgresDatabase(url, schema) as database`."""
 
-    def __init__(self, url: str, schema: str) -> None:
-        self._url = url
+    def __init__(self, url: str, schema: str, migrations: Sequence[Migration] = ()) -> None:
+        self._url, self._migrations = url, migrations
         self._schema = schema.format(serial="BIGINT", clustered="")
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
@@ -43,7 +44,8 @@ class PostgresDatabase:
         except (OSError, ValueError, *_FAILURES) as error:
             raise StoreUnavailable(f"PostgreSQL: {error}") from error
         try:
-            async with self._connection() as connection:
+            async with self._connection() as connection, connection.transaction():
+                await _migrate(connection, self._migrations)
                 await connection.execute(self._schema)
         except BaseException:
             await self.__aexit__(None, None, None)
@@ -81,6 +83,24 @@ class PostgresDatabase:
                 yield connection
         except (OSError, TimeoutError, *_FAILURES) as error:
             raise StoreUnavailable(f"PostgreSQL: {error or type(error).__name__}") from error
+
+
+async def _migrate(connection: PoolConnectionProxy[asyncpg.Record], migrations: Sequence[Migration]) -> None:
+    # With two openers at once the second waits here, and then finds everything done.
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtext('gemel_schema'))")
+    await connection.execute("CREATE TABLE IF NOT EXISTS gemel_schema (version INTEGER NOT NULL)")
+    had: int = await connection.fetchval("SELECT coalesce(max(version), 0) FROM gemel_schema")
+    found = await connection.fetch(
+        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = current_schema()"
+    )
+    columns: dict[str, set[str]] = {}
+    for table, column in found:
+        columns.setdefault(table, set()).add(column)
+    for migration in due(migrations, had, columns, "PostgreSQL"):
+        for statement in migration.statements:
+            await connection.execute(statement)
+    if had != len(migrations):
+        await connection.execute("INSERT INTO gemel_schema VALUES ($1)", len(migrations))
 
 
 @functools.cache

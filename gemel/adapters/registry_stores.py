@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
 SCHEMA = sql_twins.SCHEMA + sql_assets.SCHEMA + sql_accesses.SCHEMA
+MIGRATIONS = sql_twins.MIGRATIONS  # of all three; a new one stands at the end
 _SQLITE, _POSTGRES = "sqlite:///", ("postgresql://", "postgres://")
 
 
@@ -39,7 +40,8 @@ async def open_stores(
 ) -> AsyncIterator[RegistryStores]:
     """`url`: sqlite:///path/of/file (its folder must exist; four slashes for an absolute one) or postgresql://….
 
-    `tell` hears of every commit. Raises ConfigError for another url, StoreUnavailable where it cannot be opened.
+    A database from before gets what it lacks (gemel.migrations). `tell` hears of every commit. Raises ConfigError for
+    another url and for a database of a later version, StoreUnavailable where it cannot be opened.
     """
     keep = keep or Keep()
     async with _database(url) as database:
@@ -61,9 +63,9 @@ async def open_stores(
 
 def _database(url: str) -> AbstractAsyncContextManager[Database]:
     if url.startswith(_SQLITE):
-        return SqliteDatabase(Path(url.removeprefix(_SQLITE)), SCHEMA)
+        return SqliteDatabase(Path(url.removeprefix(_SQLITE)), SCHEMA, MIGRATIONS)
     if url.startswith(_POSTGRES):
         from gemel.adapters.postgres_database import PostgresDatabase  # noqa: PLC0415  asyncpg only where it is used
 
-        return PostgresDatabase(url, SCHEMA)
+        return PostgresDatabase(url, SCHEMA, MIGRATIONS)
     raise ConfigError("store", "url", f"sqlite:///file or postgresql://…, not {url!r}")

@@ -26,6 +26,7 @@ import msgspec
 from gemel.adapters.sql import Batch, Commits, Database
 from gemel.adapters.sql_standing import Standing
 from gemel.errors import Refused
+from gemel.migrations import Migration
 from gemel.ports import AgentEntry, Bucket, Change, Sample, TwinEntry, TwinEvent, TwinRevision
 from gemel.twin.state import Quality, Twin, from_json, supersedes, to_json
 from gemel.wire.reasons import Reason
@@ -62,6 +63,23 @@ CREATE TABLE IF NOT EXISTS events (
     received_ms BIGINT NOT NULL, document TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS events_by_time ON events (received_ms, sequence);
 """
+MIGRATIONS = (
+    Migration("revisions", "late", ("ALTER TABLE revisions ADD COLUMN late INTEGER NOT NULL DEFAULT 0",)),
+    Migration("agents", "sequence", ("ALTER TABLE agents ADD COLUMN sequence BIGINT NOT NULL DEFAULT 0",)),
+    Migration(  # numbered in the order in which they came in
+        "events",
+        "sequence",
+        (
+            "ALTER TABLE events RENAME TO unnumbered_events",
+            "CREATE TABLE events ("
+            "id TEXT PRIMARY KEY, sequence BIGINT NOT NULL UNIQUE, site TEXT NOT NULL, asset TEXT NOT NULL, "
+            "received_ms BIGINT NOT NULL, document TEXT NOT NULL)",
+            "INSERT INTO events SELECT id, row_number() OVER (ORDER BY received_ms, id), site, asset, received_ms, "
+            "document FROM unnumbered_events",
+            "DROP TABLE unnumbered_events",  # and its index, which the schema makes anew
+        ),
+    ),
+)
 
 _LOAD = """
 SELECT t.twin, t.site, t.asset, r.number, r.sequence, r.received_ms, r.document,

@@ -10,14 +10,15 @@ from typing import Any, Self
 
 from gemel.adapters.sql import Value, Write
 from gemel.adapters.sqlite_file import SqliteFile
+from gemel.migrations import Migration
 
 
 class SqliteDatabase:
     """`async with SqliteDatabase(path, schema) as database`; the folder must exist."""
 
-    def __init__(self, path: Path, schema: str) -> None:
+    def __init__(self, path: Path, schema: str, migrations: Sequence[Migration] = ()) -> None:
         schema = schema.format(serial="INTEGER", clustered="WITHOUT ROWID")
-        self._writer, self._reader = SqliteFile(path, schema), SqliteFile(path, "")
+        self._writer, self._reader = SqliteFile(path, schema, migrations=migrations), SqliteFile(path, "")
 
     async def __aenter__(self) -> Self:
         await self._writer.__aenter__()

@@ -23,7 +23,7 @@ from gemel.errors import BusRefused, BusUnavailable, ConfigError, Malformed
 from gemel.ports import BusMessage, Handler
 from gemel.twin import backfill
 from gemel.twin.backfill import SCHEMA, Backfill, Kept
-from gemel.twin.state import Property, Quality, Twin, blank
+from gemel.twin.state import Property, Quality, Twin, blank, to_json
 from tests.support.alerts import hot
 
 
