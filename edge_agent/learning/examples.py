@@ -8,12 +8,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
-from gemel.adapters.sqlite_file import SqliteFile
+from gemel.adapters.sqlite_file import SqliteFile, SqliteStore
 from gemel.errors import ConfigError
 from gemel.learning.task import Task, Windows
 from gemel.twin.window import Example
@@ -25,30 +23,16 @@ CREATE TABLE IF NOT EXISTS examples (
 """
 
 
-class Examples:
+class Examples(SqliteStore):
     """Labelled windows of one task. `async with Examples(path, task, capacity)`; the folder must exist.
 
     Raises StoreUnavailable as SqliteFile does, and ConfigError for a file with windows of another shape.
     """
 
     def __init__(self, path: Path, task: Task, capacity: int) -> None:
-        self._file = SqliteFile(path, _SCHEMA)
+        super().__init__(SqliteFile(path, _SCHEMA))
         self._shape = (task.window_s, len(task.inputs))
         self._heads, self._capacity = len(task.heads), capacity
-
-    async def __aenter__(self) -> Self:
-        await self._file.__aenter__()
-        try:
-            await self._check_shape()
-        except BaseException:
-            await self._file.__aexit__(None, None, None)
-            raise
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._file.__aexit__(exc_type, exc, traceback)
 
     async def add(self, examples: Sequence[Example]) -> int:
         """Store them durably; returns how many were new. One that begins at the same time stands already."""
@@ -90,7 +74,7 @@ class Examples:
         statement = "SELECT count(*) FROM examples WHERE start_ms >= ?"
         return await self._file.read(lambda c: int(c.execute(statement, (since_ms,)).fetchone()[0]))
 
-    async def _check_shape(self) -> None:
+    async def _begin(self) -> None:
         row = await self._file.read(
             lambda c: c.execute("SELECT length(inputs), length(labels) FROM examples LIMIT 1").fetchone()
         )

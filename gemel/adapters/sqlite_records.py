@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
-from gemel.adapters.sqlite_file import SqliteFile
+from gemel.adapters.sqlite_file import SqliteFile, SqliteStore
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (kind TEXT, key TEXT, value BLOB NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID;
 """
 
 
-class SqliteRecords:
+class SqliteRecords(SqliteStore):
     """ports.Records. Open it with `async with SqliteRecords(path)`; the folder must exist.
 
     Every method raises StoreUnavailable where the file cannot be opened, read or written.
@@ -22,16 +21,7 @@ class SqliteRecords:
 
     def __init__(self, path: Path, *, synchronous: Literal["FULL", "NORMAL"] = "FULL") -> None:
         """With NORMAL a power cut may take the last changes (gemel.sqlite): for what is written often."""
-        self._file = SqliteFile(path, _SCHEMA, synchronous=synchronous)
-
-    async def __aenter__(self) -> Self:
-        await self._file.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._file.__aexit__(exc_type, exc, traceback)
+        super().__init__(SqliteFile(path, _SCHEMA, synchronous=synchronous))
 
     async def put(self, kind: str, key: str, value: bytes) -> None:
         """As ports.Records."""
