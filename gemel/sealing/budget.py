@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from gemel.errors import ConfigError
+from gemel.sealing.limits import check_frame_bytes, check_parameters, check_scheme
 from gemel.sealing.packing import Packing, largest_value
 from gemel.wire.messages import SealingPolicy
 
@@ -28,7 +29,6 @@ KEY_MODULUS = 36028797018652673
 WORD_BYTES = 7  # a coefficient below 2^54 as it travels
 CHUNK_BYTES = 2 * RING_DEGREE * WORD_BYTES
 BODY_HEADER_BYTES = 68
-MAX_PARAMETERS = 100_000_000
 _NOISE_SIGMAS = 12
 
 
@@ -99,20 +99,15 @@ class Budget:
 
     def check(self, max_frame_bytes: int | None = None) -> None:
         """Raises ConfigError naming the first thing that exceeds what sealing, or the policy's frame size, allows."""
-        if self.policy.scheme != "bfv-packed":
-            raise ConfigError("sealing policy", "scheme", f"bfv-packed, got {self.policy.scheme}")
-        if not 1 <= self.parameters <= MAX_PARAMETERS:
-            raise ConfigError("model", "parameters", f"1..{MAX_PARAMETERS}, got {self.parameters}")
+        check_scheme(self.policy, "bfv-packed")
+        check_parameters(self.parameters)
         if self.lanes < 1 or self.noise_margin_bits < 0:
             raise ConfigError(
                 "sealing policy",
                 "bits, contributors",
                 f"a sum of {self.policy.contributors} values of {self.policy.bits} bits exceeds the noise budget",
             )
-        if max_frame_bytes is not None and self.body_bytes > max_frame_bytes:
-            raise ConfigError(
-                "policy", "max_frame_bytes", f"at least {self.body_bytes} for this model, got {max_frame_bytes}"
-            )
+        check_frame_bytes(self.body_bytes, max_frame_bytes)
 
     TABLE_HEAD = (
         "| scheme | bits | contributors | levels | parameters | lanes | log2 t | headroom, bits | noise margin, bits "

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from gemel.errors import ConfigError
-from gemel.sealing.budget import BODY_HEADER_BYTES, MAX_PARAMETERS
+from gemel.sealing.budget import BODY_HEADER_BYTES
+from gemel.sealing.limits import check_frame_bytes, check_parameters, check_scheme
 from gemel.sealing.packing import largest_value
 from gemel.wire.messages import SealingPolicy
 
@@ -113,10 +114,8 @@ class Plan:
 
     def check(self, max_frame_bytes: int | None = None) -> None:
         """Raises ConfigError naming the first thing that exceeds what sealing, or the policy's frame size, allows."""
-        if self.policy.scheme != "ckks":
-            raise ConfigError("sealing policy", "scheme", f"ckks, got {self.policy.scheme}")
-        if not 1 <= self.parameters <= MAX_PARAMETERS:
-            raise ConfigError("model", "parameters", f"1..{MAX_PARAMETERS}, got {self.parameters}")
+        check_scheme(self.policy, "ckks")
+        check_parameters(self.parameters)
         if self.flooding_sigma > LARGEST_SIGMA:
             raise ConfigError("model", "parameters", f"fewer: {self.parameters} would need more noise than is made")
         if self.worst_error > self.policy.contributors * self.step:
@@ -125,10 +124,7 @@ class Plan:
                 "bits",
                 f"fewer than {self.policy.bits}: flooding leaves a mean of {self.policy.contributors} less exact",
             )
-        if max_frame_bytes is not None and self.body_bytes > max_frame_bytes:
-            raise ConfigError(
-                "policy", "max_frame_bytes", f"at least {self.body_bytes} for this model, got {max_frame_bytes}"
-            )
+        check_frame_bytes(self.body_bytes, max_frame_bytes)
 
     TABLE_HEAD = (
         "| scheme | bits | contributors | parameters | scale, bits | headroom, bits | flooding, bits "

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from gemel.errors import ConfigError
-from gemel.sealing.budget import BODY_HEADER_BYTES, MAX_PARAMETERS
+from gemel.sealing.budget import BODY_HEADER_BYTES
+from gemel.sealing.limits import check_frame_bytes, check_parameters, check_scheme
 from gemel.sealing.packing import Packing, largest_value
 from gemel.wire.messages import SealingPolicy
 
@@ -107,22 +108,17 @@ class Plan:
 
     def check(self, max_frame_bytes: int | None = None) -> None:
         """Raises ConfigError naming the first thing that does not hold: nothing inexact gets past this."""
-        if self.policy.scheme != "one-time-keys":
-            raise ConfigError("sealing policy", "scheme", f"one-time-keys, got {self.policy.scheme}")
+        check_scheme(self.policy, "one-time-keys")
         if self.policy.levels != 1:
             raise ConfigError("sealing policy", "levels", "1: weights on these ciphertexts would open single keys")
-        if not 1 <= self.parameters <= MAX_PARAMETERS:
-            raise ConfigError("model", "parameters", f"1..{MAX_PARAMETERS}, got {self.parameters}")
+        check_parameters(self.parameters)
         if self.lanes < 1:
             raise ConfigError(
                 "sealing policy",
                 "bits, contributors",
                 f"a sum of {self.policy.contributors} values of {self.policy.bits} bits would not be exact",
             )
-        if max_frame_bytes is not None and self.body_bytes > max_frame_bytes:
-            raise ConfigError(
-                "policy", "max_frame_bytes", f"at least {self.body_bytes} for this model, got {max_frame_bytes}"
-            )
+        check_frame_bytes(self.body_bytes, max_frame_bytes)
 
     TABLE_HEAD = (
         "| scheme | bits | contributors | parameters | values a coefficient | noise margin, bits | sealed, bytes "
