@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from gemel.adapters.sqlite_file import SqliteFile, SqliteStore
+from gemel.migrations import Migration
 from gemel.twin.alerts import AlertEvent
 from gemel.twin.backfill import Kept
 from gemel.twin.state import Twin, from_json, to_json
@@ -26,6 +27,12 @@ CREATE INDEX IF NOT EXISTS by_asset ON revisions (asset, number);
 CREATE TABLE IF NOT EXISTS dropped (one INTEGER PRIMARY KEY CHECK (one = 1), count INTEGER NOT NULL);
 INSERT OR IGNORE INTO dropped VALUES (1, 0);
 """
+_NO_EVENTS = b"[]".hex()
+_MIGRATIONS = (
+    Migration(
+        "revisions", "events", (f"ALTER TABLE revisions ADD COLUMN events BLOB NOT NULL DEFAULT x'{_NO_EVENTS}'",)
+    ),
+)
 _COARSEN = """
 DELETE FROM revisions WHERE number IN (
     SELECT number FROM (
@@ -47,7 +54,7 @@ class Outbox(SqliteStore):
     """`async with Outbox(path, capacity) as outbox`; the folder must exist. Raises StoreUnavailable as SqliteFile."""
 
     def __init__(self, path: Path, capacity: int) -> None:
-        super().__init__(SqliteFile(path, _SCHEMA))
+        super().__init__(SqliteFile(path, _SCHEMA, migrations=_MIGRATIONS))
         self._capacity = capacity
         self.depth = 0  # revisions that wait
         self.dropped = 0  # revisions that there was no room for, ever

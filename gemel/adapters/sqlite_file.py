@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 from gemel.errors import StoreUnavailable
+from gemel.migrations import Migration
 from gemel.sqlite import connect, transaction
 
 T = TypeVar("T")
@@ -23,12 +24,19 @@ T = TypeVar("T")
 class SqliteFile:
     """`async with SqliteFile(path, schema) as file`; the folder must exist, the schema may be applied again.
 
-    Raises StoreUnavailable where the file cannot be opened, read or written.
+    Raises StoreUnavailable where the file cannot be opened, read or written, and ConfigError as gemel.sqlite.connect.
     """
 
-    def __init__(self, path: Path, schema: str, *, synchronous: Literal["FULL", "NORMAL"] = "FULL") -> None:
-        """`synchronous`: as gemel.sqlite.connect."""
-        self.path, self._schema = path, schema
+    def __init__(
+        self,
+        path: Path,
+        schema: str,
+        *,
+        migrations: Sequence[Migration] = (),
+        synchronous: Literal["FULL", "NORMAL"] = "FULL",
+    ) -> None:
+        """`migrations`, `synchronous`: as gemel.sqlite.connect."""
+        self.path, self._schema, self._migrations = path, schema, migrations
         self._synchronous: Literal["FULL", "NORMAL"] = synchronous
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=path.stem)
         self._connection: sqlite3.Connection | None = None
@@ -36,7 +44,7 @@ class SqliteFile:
     async def __aenter__(self) -> Self:
         try:
             self._connection = await self._in_thread(
-                lambda: connect(self.path, self._schema, synchronous=self._synchronous)
+                lambda: connect(self.path, self._schema, migrations=self._migrations, synchronous=self._synchronous)
             )
         except BaseException:
             self._thread.shutdown()
