@@ -15,6 +15,7 @@ const CONTRACTS = [
   "DataSharing",
   "Maintenance",
   "AuditAnchors",
+  "QualityVotes",
 ];
 const input = {
   language: "Solidity",
