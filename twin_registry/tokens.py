@@ -1,6 +1,6 @@
 """Who may read what, by token. The file holds only digests of the tokens, and only its owner may read it (0600).
 
-Under systemd, `LoadCredential=` hands the service a copy (gemel/adapters/key_files.py).
+Under systemd, `LoadCredential=` hands the service a copy (gemel/adapters/secret_files.py).
 
     [[token]]
     name = "wallboard"                       # stands in the log of reads
@@ -14,7 +14,6 @@ of reads). A new token: python -m twin_registry.tokens wallboard 'read:north/*'
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import sys
 import tomllib
@@ -25,9 +24,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from gemel.adapters.secret_files import read_private
 from gemel.errors import ConfigError
 from gemel.wire.types import Digest
 
+_MOST_BYTES = 1 << 20
 _SCOPE = r"^(audit|(read|write):([a-z0-9][a-z0-9._-]{0,63}|\*)/([a-z0-9][a-z0-9._-]{0,63}|\*))\Z"
 
 
@@ -74,22 +75,14 @@ class Tokens:
     def load(cls, file: Path) -> Tokens:
         """Raises ConfigError for a file that others may read, or that is not of its form."""
         try:
-            if file.stat().st_mode & _others(file):
-                raise ConfigError(str(file), "mode", "0600: nobody but its owner may read it")
-            return cls(msgspec.convert(tomllib.loads(file.read_text()), _File).token)
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+            content = read_private(file, "tokens", _MOST_BYTES).decode()
+            return cls(msgspec.convert(tomllib.loads(content), _File).token)
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
             raise ConfigError(str(file), "token", f"[[token]] with name, sha256 and scopes ({error})") from error
 
     def reader(self, token: str) -> Reader | None:
         """Who holds this token. Tokens are random, so a look-up by digest tells an eavesdropper of time nothing."""
         return self._readers.get(digest(token))
-
-
-def _others(file: Path) -> int:
-    """The bits that nobody else's may be. systemd lets a service read a credential by an ACL, and its mask shows as
-    the group's bits though the group may not: there they say nothing.
-    """
-    return 0o007 if str(file.parent) == os.environ.get("CREDENTIALS_DIRECTORY") else 0o077
 
 
 def digest(token: str) -> Digest:

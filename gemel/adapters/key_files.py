@@ -1,9 +1,9 @@
 """A party's two secrets on disk: who it is (secp256k1) and what it unwraps with (Curve25519).
 
-One JSON file {"identity": hex, "box": hex}, made with mode 0600 and never over an existing one. A file that group
-or others can read is refused: such a key is not a secret. A party that gets new keys has two further files for a
-while, <name>.next.json and <name>.retired.json (`prepare_next`, `confirm_next`). Under systemd, LoadCredential= puts
-a copy into $CREDENTIALS_DIRECTORY; `find` prefers that one.
+One JSON file {"identity": hex, "box": hex}, made with mode 0600 and never over an existing one. A file that others
+can read is refused: such a key is not a secret (secret_files.py has the rule). A party that gets new keys has two
+further files for a while, <name>.next.json and <name>.retired.json (`prepare_next`, `confirm_next`). Under systemd,
+LoadCredential= puts a copy into $CREDENTIALS_DIRECTORY; `find` prefers that one.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def create(path: Path) -> Keys:
 
 
 def load(path: Path) -> Keys:
-    """Read the keys. Raises ConfigError: missing, readable by group or others, or not a key file."""
+    """Read the keys. Raises ConfigError: missing, not private, or not a key file."""
     source, content = str(path), read_private(path, _WHAT, _MOST_BYTES)
     try:
         stored = msgspec.json.decode(content, type=_File)

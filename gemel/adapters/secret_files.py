@@ -1,5 +1,9 @@
 """Files that hold a secret: made with mode 0600, read only while they are private, overwritten before they go.
 
+Private is what neither group nor others may touch. What systemd hands over (LoadCredential=) belongs to root or the
+service and has mode 0400, or 0440 where an ACL lets the service in: the ACL's mask shows as the group's bits, though
+the group may not, and nobody else gets into $CREDENTIALS_DIRECTORY. There only the others' bits say anything.
+
 What a file system or a disk keeps beside the file (journals, snapshots, backups, cells of flash that are spared for
 wear) none of this reaches: docs/keys.md says what follows from it.
 """
@@ -11,8 +15,6 @@ import stat
 from pathlib import Path
 
 from gemel.errors import ConfigError
-
-_BY_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def create_private(path: Path, content: bytes, what: str) -> None:
@@ -29,14 +31,20 @@ def create_private(path: Path, content: bytes, what: str) -> None:
 
 
 def read_private(path: Path, what: str, limit: int) -> bytes:
-    """At most `limit` bytes. Raises ConfigError naming `what`: missing, or group or others may touch it."""
+    """At most `limit` bytes. Raises ConfigError naming `what`: missing, or others than its owner may touch it."""
     try:
         with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_mode & _BY_OTHERS:
+            if os.fstat(file.fileno()).st_mode & _bits_of_others(path):
                 raise ConfigError(str(path), what, "readable by its owner only (chmod 600)")
             return file.read(limit)
     except OSError as error:
         raise ConfigError(str(path), what, f"a readable file ({error.strerror})") from error
+
+
+def _bits_of_others(path: Path) -> int:
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    handed_over = credentials is not None and path.parent == Path(credentials)
+    return stat.S_IRWXO if handed_over else stat.S_IRWXG | stat.S_IRWXO
 
 
 def erase(path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from gemel.adapters import key_files
 from gemel.errors import ConfigError
+from gemel.host.settings import BusSection
 from tests.support.parties import TRUST
 from tests.support.plans import POLICY
 from twin_registry.tokens import Tokens
@@ -197,13 +198,30 @@ def test_registry_takes_its_tokens_from_the_units_credentials(tmp_path: Path) ->
 def test_credential_that_an_acl_opens_for_the_service_is_no_open_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "tokens.toml"
-    file.write_text("")
-    file.chmod(0o440)  # the mask of systemd's ACL shows as the group's bits
-    with pytest.raises(ConfigError, match="0600"):
-        Tokens.load(file)
+    tokens, key, password = (tmp_path / name for name in ("tokens.toml", "key.json", "password"))
+    tokens.touch()
+    made = key_files.create(key)
+    password.write_text("xyzzy")
+    section = BusSection(url="mqtt://localhost", password_file=password)
+    files = (tokens, key, password)
+
+    def load_all() -> None:
+        Tokens.load(tokens)
+        assert key_files.load(key).identity.address == made.identity.address
+        assert section.settings("me").password == "xyzzy"
+
+    for file in files:
+        file.chmod(0o440)  # the mask of systemd's ACL shows as the group's bits
+    for load in (lambda: Tokens.load(tokens), lambda: key_files.load(key), lambda: section.settings("me")):
+        with pytest.raises(ConfigError, match="chmod 600"):
+            load()
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    Tokens.load(file)
-    file.chmod(0o444)
-    with pytest.raises(ConfigError, match="0600"):
-        Tokens.load(file)
+    load_all()
+    for file in files:
+        file.chmod(0o400)
+    load_all()
+    for file in files:
+        file.chmod(0o444)
+    for load in (lambda: Tokens.load(tokens), lambda: key_files.load(key), lambda: section.settings("me")):
+        with pytest.raises(ConfigError, match="chmod 600"):
+            load()
