@@ -142,15 +142,17 @@ def commands(
         return tuple(users)
     defaults = [{"acltype": kind, "allow": allow} for kind, allow in DEFAULTS.items()]
     first = [{"command": "setDefaultACLAccess", "acls": defaults}]
-    first += [{"command": "deleteGroup", "groupname": group.groupname} for group in document.groups]
-    stray = tuple({"command": "deleteRole", "rolename": name} for name in _stray_roles(document))
+    for group in document.groups:
+        of = {"groupname": group.groupname}
+        first += [{"command": "removeGroupClient", **of, "username": client.username} for client in group.clients]
+        first += [{"command": "removeGroupRole", **of, "rolename": role.rolename} for role in group.roles]
+    known = {difference.user for difference in mended if difference.wanted is not None}  # they have clients by then
+    stray = tuple({"command": "deleteRole", "rolename": name} for name in _stray_roles(document) if name not in known)
     return (tuple(first), *users, stray)
 
 
 # An answer that says so is none: the command had been carried out before.
-DONE_BEFORE = frozenset(
-    {"Role already exists", "Client already exists", "Client not found", "Role not found", "Group not found"}
-)
+DONE_BEFORE = frozenset({"Role already exists", "Client already exists", "Client not found", "Role not found"})
 
 
 def _for_user(difference: Difference, administrator: User) -> tuple[Command, ...]:
@@ -159,12 +161,14 @@ def _for_user(difference: Difference, administrator: User) -> tuple[Command, ...
     if wanted is None:
         return gone
     lines = msgspec.to_builtins(_lines(_with_administration(wanted, administrator)))
-    switch = "disableClient" if _kept_out(wanted, administrator) else "enableClient"
+    # Whoever the broker did not know had its subscriptions refused: disabling ends its link, so that it asks again.
+    ends_link = difference.found is None or _kept_out(wanted, administrator)
     there: tuple[Command, ...] = (
         {"command": "createRole", "rolename": user, "acls": lines},
         {"command": "createClient", "username": user, "roles": [{"rolename": user}]},
         {"command": "modifyRole", "rolename": user, "acls": lines},
-        {"command": switch, "username": user},
+        *([{"command": "disableClient", "username": user}] if ends_link else []),
+        *([] if _kept_out(wanted, administrator) else [{"command": "enableClient", "username": user}]),
     )
     tampered = difference.found is not None and difference.found.remarks
     return gone + there if tampered else there
@@ -213,7 +217,7 @@ def _found_for_everybody(document: SecurityDocument) -> Entitlement | None:
     defaults = _PLUGINS_DEFAULTS | document.defaultACLAccess
     rights = frozenset(Right(access, "#") for kind, access in _ACCESS.items() if defaults[kind])
     remarks = [f"may not {kind}" for kind in ("subscribe", "unsubscribe") if not defaults[kind]]
-    remarks += [f"there is a group {group.groupname}" for group in document.groups]
+    remarks += [f"group {group.groupname} is not empty" for group in document.groups if group.clients or group.roles]
     remarks += [f"there is a role {name}, which is no client's own" for name in _stray_roles(document)]
     return Entitlement(EVERYBODY, rights, frozenset(remarks)) if rights or remarks else None
 

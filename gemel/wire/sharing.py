@@ -2,9 +2,9 @@
 
 An owner lets a consumer read topics of one machine's twin for a time. A scope has the form that is in
 contracts/src/TwinScope.sol, `gemel/v1/<site>/twin/<asset>/<word>`: the word is state, delta, schema or event, or `+`
-for these four (and not for backfill, which stands on that level, too). It is looked up among the scopes of the owner's
-machines, so there is nothing to parse and no wildcard to escape by. A grant begins and ends by the clock: nobody sends
-anything, whoever keeps the broker's rights asks again at `next_change_ms`.
+for these four (and not for backfill, which stands on that level, too). It is looked up among the scopes of the
+owner's machines, so there is nothing to parse and no wildcard to escape by. A grant begins and ends by the clock:
+nobody sends anything, whoever keeps the broker's rights asks again at `next_change_ms`.
 """
 
 from __future__ import annotations
@@ -73,14 +73,16 @@ def shares(grants: Iterable[Grant], owners: Mapping[Asset, Address], now_ms: Mil
     owned: defaultdict[Address, list[Asset]] = defaultdict(list)
     for asset, owner in owners.items():
         owned[owner].append(asset)
-    rights: defaultdict[User, frozenset[Right]] = defaultdict(frozenset)
+    rights: dict[User, frozenset[Right]] = {}
     refused: list[tuple[Grant, Refused]] = []
     changes_ms: list[Millis] = []
     for grant in grants:
         changes_ms += [at_ms for at_ms in (grant.from_ms, grant.until_ms) if at_ms > now_ms]
         if grant.from_ms <= now_ms < grant.until_ms:
             try:
-                rights[grant.consumer] |= granted(grant, owned[grant.owner])
+                opened = granted(grant, owned[grant.owner])
             except Refused as refusal:
                 refused.append((grant, refusal))
-    return Shares(dict(rights), tuple(refused), min(changes_ms, default=None))
+            else:
+                rights[grant.consumer] = rights.get(grant.consumer, frozenset()) | opened
+    return Shares(rights, tuple(refused), min(changes_ms, default=None))
