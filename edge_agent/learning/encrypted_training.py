@@ -22,7 +22,7 @@ from gemel.wire.envelope import Envelope, Kind
 from gemel.wire.messages import TrainingAnswer, TrainingRequest, decode, encode
 from gemel.wire.types import Digest
 
-REPEAT_S = 20.0  # a request without an answer is said again: its custodian may have crashed
+REPEAT_S = 5.0  # a request without an answer is said again: its custodian may have crashed
 LARGEST_BYTES = 1 << 28  # of a context or an answer
 FETCH_S = 120.0
 
