@@ -45,7 +45,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from gemel.adapters.registry_stores import open_stores
-from gemel.adapters.sql_twins import Keep
+from gemel.adapters.sql_keep import Keep
 from gemel.ports import Sample
 from gemel.twin.state import Property, Quality, Twin, blank, to_json
 from gemel.wire import topics

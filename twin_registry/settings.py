@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gemel.adapters.key_files import find
-from gemel.adapters.sql_twins import Keep
+from gemel.adapters.sql_keep import Keep
 from gemel.errors import ConfigError
 from gemel.host.settings import BusSection, Port, Seconds, Section, ServiceSettings
 from twin_registry.serving import Tls

@@ -12,7 +12,8 @@ from gemel.adapters import sql_accesses, sql_assets, sql_twins
 from gemel.adapters.sql import Commit, Commits, Database
 from gemel.adapters.sql_accesses import SqlAccesses
 from gemel.adapters.sql_assets import SqlAssets
-from gemel.adapters.sql_twins import Keep, SqlTwins
+from gemel.adapters.sql_keep import Keep
+from gemel.adapters.sql_twins import SqlTwins
 from gemel.adapters.sqlite_database import SqliteDatabase
 from gemel.errors import ConfigError
 

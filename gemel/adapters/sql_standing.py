@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 from gemel.adapters.sql import Batch
+from gemel.errors import Refused
+from gemel.wire.reasons import Reason
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -32,6 +34,11 @@ class Standing(Generic[K, V]):
     def get(self, key: K) -> V | None:
         """For plans."""
         return self._planned.get(key, self.committed.get(key))
+
+    def make_room(self, most: int) -> None:
+        """For one more key. Raises Refused(too_large) where `most` stand."""
+        if len(self) >= most:
+            raise Refused(Reason.TOO_LARGE, f"{len(self)} are kept already, and no more than {most}: max_machines")
 
     def plan(self, batch: Batch, key: K, value: V) -> None:
         """`value` stands once the batch is committed."""

@@ -14,7 +14,8 @@ from msgspec.structs import astuple, replace
 
 from gemel.adapters.registry_stores import RegistryStores, open_stores
 from gemel.adapters.sql import Commit
-from gemel.adapters.sql_twins import MINUTE_MS, Keep
+from gemel.adapters.sql_keep import Keep
+from gemel.adapters.sql_readings import MINUTE_MS
 from gemel.adapters.sqlite_database import SqliteDatabase
 from gemel.errors import ConfigError, Refused, StoreUnavailable
 from gemel.ports import AccessRoot, Sample, TwinEntry, TwinEvent, TwinRevision, TwinStore

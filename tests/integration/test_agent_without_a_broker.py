@@ -16,7 +16,7 @@ from edge_agent.learning.model_in_use import ModelInUse
 from edge_agent.twinning.outbox import Outbox
 from gemel.adapters.mqtt_bus import BusSettings, MqttBus
 from gemel.adapters.registry_stores import RegistryStores, open_stores
-from gemel.adapters.sql_twins import Keep
+from gemel.adapters.sql_keep import Keep
 from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.learning.tasks.hydraulic import HEADS, INPUTS, task
 from gemel.ports import BusMessage

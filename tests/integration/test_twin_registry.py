@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 
 from gemel.adapters.clock import FakeClock
 from gemel.adapters.registry_stores import RegistryStores, open_stores
-from gemel.adapters.sql_twins import Keep
+from gemel.adapters.sql_keep import Keep
 from gemel.errors import ConfigError, StoreUnavailable
 from gemel.host.metrics import Metrics
 from gemel.ports import BusMessage

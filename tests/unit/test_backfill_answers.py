@@ -9,7 +9,7 @@ import pytest
 
 from gemel.adapters.clock import FakeClock
 from gemel.adapters.registry_stores import RegistryStores, open_stores
-from gemel.adapters.sql_twins import Keep
+from gemel.adapters.sql_keep import Keep
 from gemel.errors import BusUnavailable, StoreUnavailable
 from gemel.host.metrics import Metrics
 from gemel.ports import BusMessage, Handler, TwinStore
