@@ -84,6 +84,29 @@ async def _make(url: str, script: str) -> None:
     await connection.close()
 
 
+async def _remove(url: str) -> None:
+    if url.startswith("sqlite"):
+        for file in Path(url.removeprefix("sqlite:///")).parent.glob("twins.sqlite*"):
+            file.unlink()
+
+
+async def _columns(url: str) -> list[tuple[str, str]]:
+    """(table, column), each table's in their order."""
+    if url.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            return connection.execute(
+                "SELECT t.name, c.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c WHERE t.type = 'table' "
+                "ORDER BY t.name, c.cid"
+            ).fetchall()
+    connection = await asyncpg.connect(url)
+    rows = await connection.fetch(
+        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public' "
+        "ORDER BY table_name, ordinal_position"
+    )
+    await connection.close()
+    return [tuple(row) for row in rows]
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
@@ -106,6 +129,20 @@ async def test_database_from_before_gets_what_it_lacks_and_keeps_what_it_has(url
         standing = await stores.twins.twin("north", "press-1")
         assert standing is not None
         assert (standing.sequence, standing.twin) == (13, twin(3))
+
+
+async def test_tables_from_before_end_with_the_columns_of_new_ones_in_their_order(url: str) -> None:
+    """Rows are inserted by place. A column that is new in the schema, and in no migration, shows here."""
+    tables = []
+    for script in (SCHEMA, "SELECT 1"):
+        await _remove(url)
+        await _make(url, script)
+        async with open_stores(url):
+            pass
+        tables.append(await _columns(url))
+    from_before, new = tables
+    assert from_before == new
+    assert ("events", "sequence") in new
 
 
 async def test_database_of_a_later_version_is_refused_with_what_to_do(url: str) -> None:
