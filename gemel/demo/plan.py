@@ -21,7 +21,7 @@ LIVE_CYCLES = 30  # of each gateway come live, the earlier ones from the histori
 MINIMUM_AGENTS = 3  # of two, each could subtract its own update from the sum
 
 POLICY = Policy(
-    sealing=SealingPolicy(scheme="bfv-packed", bits=DEFAULT_BITS, clip=0.25, contributors=8, weight_cap=600),
+    sealing=SealingPolicy(scheme="bfv-packed", bits=DEFAULT_BITS, clip=0.15, contributors=8, weight_cap=500),
     training=PLAN,
     minimum_owners=MINIMUM_AGENTS,
     max_frame_bytes=4 << 20,

@@ -20,6 +20,8 @@ from gemel.wire.tensors import Vector
 
 Integers = NDArray[np.int64]
 
+MOST_CARRIED = 4  # clips: an update far outside is an accident, and must not drive the model for rounds
+
 
 def largest_value(bits: int) -> int:
     """qmax: the largest magnitude of a value of `bits` bits, symmetric about zero."""
@@ -28,18 +30,19 @@ def largest_value(bits: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Quantised:
-    """Integers to seal, and what rounding left over (in units of the weighted update, at most half a step each)."""
+    """Integers to seal, and what clipping and rounding left over, in units of the weighted update."""
 
     values: Integers
     residual: Vector
 
 
 def quantise(update: Vector, residual: Vector, *, clip: float, bits: int, share: float) -> Quantised:
-    """Clip `update` to ± clip, scale it by `share` (n_k / weight_cap), add the last residual and round to integers.
+    """Scale `update` by `share` (n_k / weight_cap), add the last residual, clip to ± clip and round to integers.
 
     One integer step is clip / qmax. Rounding is to the nearest step, ties to even, so equal inputs give equal
-    integers. The residual returned belongs into the next call once this update has entered a model: over
-    rounds nothing is lost but what was clipped. Raises ValueError for other shapes or values that are not finite.
+    integers. The residual returned belongs into the next call once this update has entered a model: over rounds
+    nothing is lost, but for what exceeds `MOST_CARRIED` clips. Within the clip it is half a step at most. Raises
+    ValueError for other shapes or values that are not finite.
     """
     if update.ndim != 1 or residual.shape != update.shape:
         raise ValueError(f"update {update.shape} and residual {residual.shape} must be vectors of one length")
@@ -49,9 +52,14 @@ def quantise(update: Vector, residual: Vector, *, clip: float, bits: int, share:
         raise ValueError("update or residual has values that are not finite")
     qmax = largest_value(bits)
     step = clip / qmax
-    target = np.clip(update.astype(np.float64), -clip, clip) * share + residual
+    target = update.astype(np.float64) * share + residual
     values = np.clip(np.rint(target / step), -qmax, qmax)
-    return Quantised(values.astype(np.int64), (target - values * step).astype(np.float32))
+    return Quantised(values.astype(np.int64), left_over(target, values * step, clip))
+
+
+def left_over(target: NDArray[np.float64], sent: NDArray[np.float64], clip: float) -> Vector:
+    """What of `target` was not sent, at most `MOST_CARRIED` clips of each value: the next update's residual."""
+    return np.clip(target - sent, -MOST_CARRIED * clip, MOST_CARRIED * clip).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

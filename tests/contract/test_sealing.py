@@ -46,7 +46,7 @@ from gemel.wire.messages import Entry, Policy, SealingPolicy, TrainingPlan
 from gemel.wire.types import sha256
 from tests.support import sealing
 from tests.support.parties import AGENTS, TRUST
-from tests.support.sealing import CAP, PARAMETERS, Plant, updates_of, zeros
+from tests.support.sealing import CAP, PARAMETERS, Plant, updates_of, weighted, zeros
 
 
 def policy_of(bits=8, contributors=10, levels=1) -> SealingPolicy:
@@ -82,7 +82,7 @@ def test_opened_sum_is_exactly_the_sum_of_what_agents_quantised(bits, contributo
     assert np.array_equal(opened.sums, sum(quantised))
 
     mean = mean_update(opened, plant.policy, sum(weights))
-    fedavg = sum(w * np.clip(u, -0.1, 0.1).astype(np.float64) for u, w in zip(updates, weights, strict=True))
+    fedavg = CAP * sum(weighted(u, w) for u, w in zip(updates, weights, strict=True))
     worst = budget_of(plant.policy, parameters).worst_rounding_error(contributors, sum(weights))
     assert np.abs(mean - fedavg / sum(weights)).max() <= worst * 1.001
 
@@ -102,10 +102,7 @@ def test_levelled_sum_is_exactly_what_agents_quantised_times_their_levels(bits):
     assert np.array_equal(opened.sums, sum(level * values for level, values in enumerate(quantised, 1)))
 
     total = sum(level * weight for level, weight in enumerate(weights, 1))
-    wanted = sum(
-        level * w * np.clip(u.astype(np.float64), -0.1, 0.1)
-        for level, (u, w) in enumerate(zip(updates, weights, strict=True), 1)
-    )
+    wanted = sum(level * CAP * weighted(u, w) for level, (u, w) in enumerate(zip(updates, weights, strict=True), 1))
     worst = budget_of(plant.policy, PARAMETERS).worst_rounding_error(opened.contributors, total)
     assert np.abs(mean_update(opened, plant.policy, total) - wanted / total).max() <= worst * 1.001
 

@@ -36,6 +36,11 @@ def updates_of(contributors: int, parameters: int = PARAMETERS) -> tuple[list[np
     return updates, [int(weight) for weight in rng.integers(1, CAP + 1, contributors)]
 
 
+def weighted(update: np.ndarray, weight: int) -> np.ndarray:
+    """What an update adds to a sum, but for rounding: scaled by its weight, and clipped."""
+    return np.clip(update.astype(np.float64) * weight / CAP, -CLIP, CLIP)
+
+
 def zeros(parameters: int = PARAMETERS) -> np.ndarray:
     return np.zeros(parameters, np.float32)
 

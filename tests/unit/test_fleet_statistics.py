@@ -27,6 +27,7 @@ from gemel.learning.tasks.hydraulic import normalised, statistics
 from gemel.sealing.candidate import candidate_model
 from gemel.wire.messages import Policy, SealingPolicy, TrainingPlan, encode
 from gemel.wire.tensors import flatten, from_bytes, to_bytes
+from gemel.wire.types import NO_ADDRESS
 from tests.support.sealing import Plant
 from tests.support.tiny_task import HEADS, INPUTS, sample_windows, task
 
@@ -220,7 +221,7 @@ def test_no_service_reads_such_a_policy_and_no_agent_trains_by_it(tmp_path):
     policy = read_policy(path, task)  # its gradients it may sum
     base, windows = to_bytes(TINY.initial_model(0)), sample_windows(1)
     with pytest.raises(Refused, match="too_few_owners"):
-        train_and_seal(Job("tests.support.tiny_task:statistics", base, windows, policy, b"", None, 1, 1))
+        train_and_seal(Job("tests.support.tiny_task:statistics", base, windows, policy, b"", None, 1, 1, NO_ADDRESS))
 
 
 # --- what becomes of M0 ---------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from gemel.errors import Malformed
 from gemel.sealing.budget import budget_of
-from gemel.sealing.packing import Packing, largest_value, quantise
+from gemel.sealing.packing import MOST_CARRIED, Packing, largest_value, quantise
 from gemel.wire.messages import SealingPolicy
 
 SLOTS = 16  # small chunks: the layout does not depend on their size
@@ -71,16 +71,29 @@ def test_packed_sum_of_another_length_is_malformed():
 
 @given(st.integers(2, 16), st.integers(0, 2**32), st.floats(0.01, 1.0), st.floats(1e-3, 1e3))
 @settings(max_examples=80, deadline=None)
-def test_rounding_leaves_at_most_half_a_step_and_all_of_it_in_the_residual(bits, seed, share, clip):
+def test_what_is_not_sent_stands_in_the_residual_half_a_step_within_the_clip(bits, seed, share, clip):
     rng = np.random.default_rng(seed)
     update = (rng.standard_normal(300) * clip).astype(np.float32)
-    zeros = np.zeros(300, np.float32)
-    quantised = quantise(update, zeros, clip=clip, bits=bits, share=share)
-    step = clip / largest_value(bits)
+    quantised = quantise(update, np.zeros(300, np.float32), clip=clip, bits=bits, share=share)
+    step, wanted = clip / largest_value(bits), update.astype(np.float64) * share
     assert np.abs(quantised.values).max() <= largest_value(bits)
-    assert np.abs(quantised.residual).max() <= step / 2 * (1 + 1e-6)
+    assert np.abs(quantised.residual[np.abs(wanted) <= clip]).max() <= step / 2 * (1 + 1e-5)
     back = quantised.values * step + quantised.residual
-    assert np.allclose(back, np.clip(update.astype(np.float64), -clip, clip) * share, rtol=0, atol=step * 1e-6)
+    assert np.allclose(back, np.clip(wanted, -(1 + MOST_CARRIED) * clip, (1 + MOST_CARRIED) * clip), atol=step * 1e-5)
+
+
+def test_what_was_clipped_is_sent_later():
+    update, nothing = np.array([0.25, -0.25], np.float32), np.zeros(2, np.float32)
+    first = quantise(update, nothing, clip=0.1, bits=8, share=1.0)
+    second = quantise(nothing, first.residual, clip=0.1, bits=8, share=1.0)
+    third = quantise(nothing, second.residual, clip=0.1, bits=8, share=1.0)
+    assert [list(sent.values) for sent in (first, second)] == [[127, -127], [127, -127]]
+    assert list(third.values) == [64, -64] or list(third.values) == [63, -63]
+
+
+def test_update_far_outside_the_clip_does_not_drive_the_model_for_ever():
+    huge = quantise(np.array([1e6], np.float32), np.zeros(1, np.float32), clip=0.1, bits=4, share=1.0)
+    assert huge.residual[0] == np.float32(MOST_CARRIED * 0.1)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -94,7 +107,7 @@ def test_error_feedback_loses_nothing_over_many_rounds(bits):
         share = float(rng.uniform(0.2, 1.0))
         quantised = quantise(update, residual, clip=clip, bits=bits, share=share)
         residual = quantised.residual
-        wanted += np.clip(update, -clip, clip).astype(np.float64) * share
+        wanted += update.astype(np.float64) * share
         sealed += quantised.values * (clip / largest_value(bits))
     assert np.allclose(sealed + residual, wanted, rtol=0, atol=1e-5)
     assert np.abs(residual).max() <= clip / largest_value(bits) / 2 * (1 + 1e-5)

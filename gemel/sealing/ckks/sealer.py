@@ -9,6 +9,7 @@ from gemel.sealing.ckks.context import encrypt, load_public, words_of
 from gemel.sealing.ckks.frames import head_of, pack_body
 from gemel.sealing.ckks.plan import SLOTS, plan_of
 from gemel.sealing.frames import BodyKind
+from gemel.sealing.packing import left_over
 from gemel.sealing.ports import Sealed
 from gemel.wire.messages import SealingPolicy
 from gemel.wire.reasons import Reason
@@ -38,9 +39,9 @@ class CkksSealer:
         if not (np.isfinite(update).all() and np.isfinite(residual).all()):
             raise ValueError("update or residual has values that are not finite")
         share = weight / policy.weight_cap
-        target = np.clip(update.astype(np.float64), -policy.clip, policy.clip) * share + residual
+        target = update.astype(np.float64) * share + residual
         values = np.clip(target, -policy.clip, policy.clip)
         slots = np.zeros((plan.chunks, SLOTS))
         slots.reshape(-1)[: plan.parameters] = values / policy.clip
         chunks = (words_of(encrypt(self._context, chunk, plan.scale_bits)) for chunk in slots)
-        return Sealed(pack_body(self._head, chunks), (target - values).astype(np.float32))
+        return Sealed(pack_body(self._head, chunks), left_over(target, values, policy.clip))
