@@ -16,6 +16,7 @@ const CONTRACTS = [
   "Maintenance",
   "AuditAnchors",
   "QualityVotes",
+  "Administration",
 ];
 const input = {
   language: "Solidity",

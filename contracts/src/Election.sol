@@ -44,8 +44,8 @@ contract Election is IElectorate, AccessControl {
     }
 
     struct Seat {
-        uint64 epoch;
-        uint96 weight;
+        uint96 weight; // when it was taken; above zero for whoever was elected
+        uint96 points; // earned in the epoch so far
     }
 
     struct Unbonding {
@@ -65,13 +65,13 @@ contract Election is IElectorate, AccessControl {
 
     uint64 public epoch;
     uint64 public epochEnds; // seconds; whoever comes first after it closes the epoch
-    uint256 public override totalWeight;
     uint256 public rewardPool;
 
     Terms private _terms;
     CandidateList.List private _candidates;
-    address[] private _elected;
-    mapping(address validator => Seat) private _seats;
+    mapping(uint64 epoch => address[]) private _elected;
+    mapping(uint64 epoch => uint256) private _totals;
+    mapping(uint64 epoch => mapping(address validator => Seat)) private _seats;
     mapping(address validator => bool) private _standing;
     mapping(address validator => bool) private _expelled;
     mapping(address validator => StakePool.Pool) private _bonded;
@@ -79,7 +79,6 @@ contract Election is IElectorate, AccessControl {
     mapping(address validator => mapping(address delegator => uint256)) private _shares;
     mapping(address delegator => mapping(uint256 id => Unbonding)) private _unbondings;
     mapping(address delegator => uint256) private _unbondingCount;
-    mapping(uint64 epoch => mapping(address validator => uint256)) private _points;
     mapping(bytes32 offence => bool) private _punished;
 
     event Delegated(address indexed delegator, address indexed validator, uint256 tokens, uint256 shares);
@@ -193,29 +192,30 @@ contract Election is IElectorate, AccessControl {
         _pay();
         uint64 current = ++epoch;
         epochEnds = uint64(block.timestamp) + _terms.epochSeconds;
-        delete _elected;
+        address[] storage elected = _elected[current];
         uint256 total;
         uint256 seats = _terms.seats;
         for (
             address who = _candidates.first();
-            who != address(0) && _elected.length < seats;
+            who != address(0) && elected.length < seats;
             who = _candidates.next(who)
         ) {
             if (!devices.isActive(who, Role.Validator)) continue;
             uint96 weight = _candidates.weightOf(who);
-            _seats[who] = Seat(current, weight);
-            _elected.push(who);
+            _seats[current][who] = Seat(weight, 0);
+            elected.push(who);
             total += weight;
         }
-        if (_elected.length < _terms.minimumSeats) revert TooFewCandidates(_elected.length, _terms.minimumSeats);
-        totalWeight = total;
-        emit EpochClosed(current, _elected, total, epochEnds);
+        if (elected.length < _terms.minimumSeats) revert TooFewCandidates(elected.length, _terms.minimumSeats);
+        _totals[current] = total;
+        emit EpochClosed(current, elected, total, epochEnds);
     }
 
     /// @notice A vote that was good, as the contract that counted it says; paid when the epoch is closed.
     function credit(address validator, uint32 points) external onlyRole(SCORER_ROLE) {
-        if (!_sits(validator)) revert NotElected(validator);
-        _points[epoch][validator] += points;
+        Seat storage seat = _seats[epoch][validator];
+        if (seat.weight == 0) revert NotElected(validator);
+        seat.points += points;
         emit PointsCredited(validator, epoch, points);
     }
 
@@ -284,15 +284,40 @@ contract Election is IElectorate, AccessControl {
 
     /// @inheritdoc IElectorate
     function getValidators() external view override returns (address[] memory) {
-        return _elected;
+        return _elected[epoch];
     }
 
     /// @inheritdoc IElectorate
-    /// @dev Never more than what can still be slashed. An expelled or suspended validator has no vote from that
-    /// moment on, though his seat (and his share of the whole) stays until the epoch is closed.
     function weightOf(address validator) external view override returns (uint256) {
-        if (!_sits(validator) || _expelled[validator] || !devices.isActive(validator, Role.Validator)) return 0;
-        return Math.min(_seats[validator].weight, _bonded[validator].tokens + _unbonding[validator].tokens);
+        return weightAt(epoch, validator);
+    }
+
+    /// @inheritdoc IElectorate
+    function totalWeight() external view override returns (uint256) {
+        return _totals[epoch];
+    }
+
+    /// @notice What a vote weighs in a ballot that began in `epoch_`: as when he was elected, but never more than what can
+    /// still be slashed, and nothing once he is expelled or suspended.
+    function weightAt(uint64 epoch_, address validator) public view returns (uint256) {
+        uint256 weight = _seats[epoch_][validator].weight;
+        if (weight == 0 || _expelled[validator] || !devices.isActive(validator, Role.Validator)) return 0;
+        return Math.min(weight, _bonded[validator].tokens + _unbonding[validator].tokens);
+    }
+
+    /// @notice What all who were elected for an epoch weighed then.
+    function totalWeightAt(uint64 epoch_) external view returns (uint256) {
+        return _totals[epoch_];
+    }
+
+    /// @notice Who was elected for an epoch, heaviest first.
+    function electedAt(uint64 epoch_) external view returns (address[] memory) {
+        return _elected[epoch_];
+    }
+
+    /// @notice What a validator weighed when he was elected for an epoch, and what he earned in it.
+    function seatAt(uint64 epoch_, address validator) external view returns (Seat memory) {
+        return _seats[epoch_][validator];
     }
 
     function terms() external view returns (Terms memory) {
@@ -328,11 +353,6 @@ contract Election is IElectorate, AccessControl {
     function unbonding(address delegator, uint256 id) external view returns (Unbonding memory entry, uint256 tokens) {
         entry = _unbondings[delegator][id];
         tokens = _unbonding[entry.validator].worth(entry.shares);
-    }
-
-    /// @notice What a validator weighed when he was last elected, and for which epoch.
-    function seatOf(address validator) external view returns (Seat memory) {
-        return _seats[validator];
     }
 
     function isExpelled(address validator) external view returns (bool) {
@@ -379,26 +399,23 @@ contract Election is IElectorate, AccessControl {
     /// once, for all who delegated. What rounding or a missing claimant leaves stays in the pool.
     function _pay() private {
         uint64 current = epoch;
+        address[] memory elected = _elected[current];
+        mapping(address => Seat) storage seats = _seats[current];
         uint256 total;
-        uint256 sitting = _elected.length;
-        for (uint256 i; i < sitting; ++i) {
-            total += _points[current][_elected[i]] * _seats[_elected[i]].weight;
+        for (uint256 i; i < elected.length; ++i) {
+            total += uint256(seats[elected[i]].points) * seats[elected[i]].weight;
         }
         uint256 budget = Math.min(rewardPool, _terms.rewardPerEpoch);
         if (total == 0 || budget == 0) return;
-        for (uint256 i; i < sitting; ++i) {
-            address who = _elected[i];
-            uint256 reward = Math.mulDiv(budget, _points[current][who] * _seats[who].weight, total);
+        for (uint256 i; i < elected.length; ++i) {
+            address who = elected[i];
+            uint256 reward = Math.mulDiv(budget, uint256(seats[who].points) * seats[who].weight, total);
             if (reward == 0 || _expelled[who] || _bonded[who].shares == 0) continue;
             rewardPool -= reward;
             _bonded[who].tokens += reward;
             emit Rewarded(who, current, reward);
             _place(who, address(0));
         }
-    }
-
-    function _sits(address validator) private view returns (bool) {
-        return epoch != 0 && _seats[validator].epoch == epoch;
     }
 
     function _slashContradiction(

@@ -6,7 +6,6 @@ import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 import {AttestationHashes} from "./AttestationHashes.sol";
 import {Attestations} from "./Attestations.sol";
-import {Role} from "./DeviceRegistry.sol";
 import {Election} from "./Election.sol";
 import {Verdict} from "./QualityGate.sol";
 import {RoundRegistry, RoundState} from "./RoundRegistry.sol";
@@ -21,7 +20,8 @@ import {WeightedMedian} from "./WeightedMedian.sol";
 ///     commit until all have or `commitUntil` → reveal until all committed have or `revealUntil` → closed
 ///
 /// Anybody opens a ballot, hands in what validators signed, one or many at a time, and closes it. Seats and weights are
-/// those of the moment when the ballot was opened; who does not reveal counts as no.
+/// those of the epoch in which the ballot was opened, less who was expelled or suspended before it is closed; who does
+/// not reveal counts as no.
 contract QualityVotes is Signed {
     struct Terms {
         uint32 quorumPart; // ppm of the elected stake that must approve; above a half
@@ -30,10 +30,9 @@ contract QualityVotes is Signed {
         uint64 revealSeconds;
     }
 
+    /// @dev One word of storage. 176 bits of the digest: to open a commitment in two ways takes a collision of them.
     struct Vote {
-        address validator;
-        uint96 weight;
-        bytes32 commitment;
+        bytes22 commitment; // 0 until there is one
         uint32 accuracy; // ppm
         uint32 baseline; // ppm; of the model in use
         bool approved;
@@ -41,31 +40,29 @@ contract QualityVotes is Signed {
     }
 
     struct Ballot {
-        uint64 commitUntil; // seconds; 0 if there is no such ballot
+        uint64 epoch; // of the election; 0 if there is no such ballot
+        uint64 commitUntil; // seconds
         uint64 revealUntil;
-        uint64 deployment; // the number that the model gets if it is approved
+        uint16 committed;
+        uint16 revealed;
         bool closed;
-        Verdict verdict; // once closed
-        uint32 accuracy; // weighted median, ppm; once closed
+        Verdict verdict; // this and all that follows: once closed
+        uint32 accuracy; // weighted median, ppm
         uint32 baseline;
-        uint96 total; // elected weight
-        uint96 committed;
-        uint96 revealed;
-        uint96 approved;
-        bytes32 parent;
-        bytes32 model;
+        uint96 approved; // weight
+        uint96 total; // of all who were elected
     }
 
-    /// @notice A commitment as a validator signed it: `VoteCommitment(bytes32 task,uint64 round,bytes32 commitment)`.
+    /// @notice A commitment as a validator signed it: `VoteCommitment(bytes32 task,uint64 round,bytes22 commitment)`.
     struct Commitment {
-        uint16 seat; // position in `votes`
-        bytes32 commitment;
+        address validator;
+        bytes22 commitment;
         bytes signature;
     }
 
     /// @notice A vote as a validator signed it.
     struct Reveal {
-        uint16 seat;
+        address validator;
         uint32 accuracy;
         uint32 baseline;
         bool approved;
@@ -73,7 +70,7 @@ contract QualityVotes is Signed {
     }
 
     bytes32 private constant COMMITMENT_TYPE =
-        keccak256("VoteCommitment(bytes32 task,uint64 round,bytes32 commitment)");
+        keccak256("VoteCommitment(bytes32 task,uint64 round,bytes22 commitment)");
     uint32 private constant PPM = 1_000_000;
 
     RoundRegistry public immutable rounds;
@@ -81,12 +78,13 @@ contract QualityVotes is Signed {
 
     Terms private _terms;
     mapping(bytes32 task => mapping(uint64 round => Ballot)) private _ballots;
-    mapping(bytes32 task => mapping(uint64 round => Vote[])) private _votes;
+    mapping(bytes32 task => mapping(uint64 round => mapping(address validator => Vote))) private
+        _votes;
 
     event BallotOpened(
-        bytes32 indexed task, uint64 indexed round, bytes32 model, uint64 commitUntil, uint64 revealUntil, uint96 total
+        bytes32 indexed task, uint64 indexed round, bytes32 model, uint64 epoch, uint64 commitUntil, uint64 revealUntil
     );
-    event VoteCommitted(bytes32 indexed task, uint64 indexed round, address indexed validator, bytes32 commitment);
+    event VoteCommitted(bytes32 indexed task, uint64 indexed round, address indexed validator, bytes22 commitment);
     event VoteRevealed(
         bytes32 indexed task,
         uint64 indexed round,
@@ -115,9 +113,8 @@ contract QualityVotes is Signed {
     error NotRevealing(uint64 commitUntil, uint64 revealUntil);
     error NotOver(uint64 revealUntil);
     error AlreadyClosed(bytes32 task, uint64 round);
-    error UnknownSeat(uint16 seat);
-    error NotValidator(address account);
-    error CommitmentDiffers(address validator, bytes32 commitment, bytes32 given);
+    error NotElected(address validator, uint64 epoch);
+    error CommitmentDiffers(address validator, bytes22 commitment, bytes22 given);
     error AccuracyOutOfRange(uint32 accuracy);
 
     constructor(RoundRegistry rounds_, Election election_, Terms memory terms_) {
@@ -130,46 +127,37 @@ contract QualityVotes is Signed {
 
     /// @notice Begin the vote on the candidate of a measured round.
     function open(bytes32 task, uint64 round) external {
-        Ballot storage ballot = _ballots[task][round];
-        if (ballot.commitUntil != 0) revert BallotExists(task, round);
+        if (_ballots[task][round].epoch != 0) revert BallotExists(task, round);
         RoundRegistry.Round memory measured = rounds.round(task, round);
         if (measured.state != RoundState.Measured) revert NotMeasured(task, round, measured.state);
-        address[] memory elected = election.getValidators();
-        uint256 total = election.totalWeight();
-        if (total == 0) revert NobodyElected();
-        for (uint256 i; i < elected.length; ++i) {
-            Vote storage vote = _votes[task][round].push();
-            vote.validator = elected[i];
-            vote.weight = SafeCast.toUint96(election.weightOf(elected[i]));
-        }
-        ballot.commitUntil = uint64(block.timestamp) + _terms.commitSeconds;
-        ballot.revealUntil = ballot.commitUntil + _terms.revealSeconds;
-        ballot.deployment = rounds.task(task).deployment + 1;
-        ballot.total = SafeCast.toUint96(total);
-        ballot.parent = measured.base;
-        ballot.model = measured.model;
-        emit BallotOpened(task, round, measured.model, ballot.commitUntil, ballot.revealUntil, ballot.total);
+        uint64 epoch = election.epoch();
+        if (epoch == 0) revert NobodyElected();
+        uint64 commitUntil = uint64(block.timestamp) + _terms.commitSeconds;
+        uint64 revealUntil = commitUntil + _terms.revealSeconds;
+        Ballot storage ballot = _ballots[task][round];
+        (ballot.epoch, ballot.commitUntil, ballot.revealUntil) = (epoch, commitUntil, revealUntil);
+        emit BallotOpened(task, round, measured.model, epoch, commitUntil, revealUntil);
     }
 
     /// @notice Enter commitments. One that stands already is passed over, so that nobody can spoil another's batch.
     function commit(bytes32 task, uint64 round, Commitment[] calldata commitments) external {
         Ballot storage ballot = _ballots[task][round];
         if (!_isCommitting(ballot)) revert NotCommitting(ballot.commitUntil);
-        uint96 committed = ballot.committed;
         for (uint256 i; i < commitments.length; ++i) {
             Commitment calldata given = commitments[i];
-            Vote storage vote = _seat(task, round, given.seat);
+            address validator = given.validator;
+            Vote storage vote = _votes[task][round][validator];
             if (vote.commitment == given.commitment && given.commitment != 0) continue;
             if (vote.commitment != 0 || given.commitment == 0) {
-                revert CommitmentDiffers(vote.validator, vote.commitment, given.commitment);
+                revert CommitmentDiffers(validator, vote.commitment, given.commitment);
             }
+            if (election.seatAt(ballot.epoch, validator).weight == 0) revert NotElected(validator, ballot.epoch);
             bytes32 structHash = keccak256(abi.encode(COMMITMENT_TYPE, task, round, given.commitment));
-            _requireSigned(vote.validator, structHash, given.signature);
+            _requireSigned(validator, structHash, given.signature);
             vote.commitment = given.commitment;
-            committed += vote.weight;
-            emit VoteCommitted(task, round, vote.validator, given.commitment);
+            ++ballot.committed;
+            emit VoteCommitted(task, round, validator, given.commitment);
         }
-        ballot.committed = committed;
     }
 
     /// @notice Open commitments. One that is open already is passed over.
@@ -178,18 +166,20 @@ contract QualityVotes is Signed {
         if (_isCommitting(ballot) || block.timestamp >= ballot.revealUntil || ballot.closed) {
             revert NotRevealing(ballot.commitUntil, ballot.revealUntil);
         }
+        Attestations.ModelAttestation memory attestation = _attestation(task, round);
         bytes32 domain = AttestationHashes.domainOf(rounds);
         for (uint256 i; i < reveals.length; ++i) {
-            Vote storage vote = _seat(task, round, reveals[i].seat);
-            if (vote.revealed) continue;
-            _check(task, round, ballot, vote, reveals[i], domain);
             Reveal calldata given = reveals[i];
+            Vote storage vote = _votes[task][round][given.validator];
+            if (vote.revealed) continue;
+            (attestation.accuracy, attestation.baseline, attestation.approved) =
+                (given.accuracy, given.baseline, given.approved);
+            _check(attestation, domain, vote.commitment, given);
             (vote.accuracy, vote.baseline, vote.approved, vote.revealed) =
                 (given.accuracy, given.baseline, given.approved, true);
-            ballot.revealed += vote.weight;
-            if (given.approved) ballot.approved += vote.weight;
+            ++ballot.revealed;
             emit VoteRevealed(
-                task, round, vote.validator, given.accuracy, given.baseline, given.approved, given.signature
+                task, round, given.validator, given.accuracy, given.baseline, given.approved, given.signature
             );
         }
     }
@@ -198,24 +188,28 @@ contract QualityVotes is Signed {
     function close(bytes32 task, uint64 round) external returns (Verdict verdict) {
         Ballot storage ballot = _ballots[task][round];
         if (ballot.closed) revert AlreadyClosed(task, round);
-        bool over = block.timestamp >= ballot.revealUntil && ballot.commitUntil != 0;
-        if (!over && (_isCommitting(ballot) || ballot.commitUntil == 0 || ballot.revealed < ballot.committed)) {
+        bool complete = !_isCommitting(ballot) && ballot.revealed == ballot.committed;
+        if (ballot.epoch == 0 || (block.timestamp < ballot.revealUntil && !complete)) {
             revert NotOver(ballot.revealUntil);
         }
         ballot.closed = true;
-        (uint32 accuracy, uint32 baseline) = _medians(task, round);
+        (address[] memory voters, uint256 approved) = _count(task, round, ballot);
+        uint256 total = election.totalWeightAt(ballot.epoch);
         RoundRegistry.Task memory gate = rounds.task(task);
         bool genesis = round == 0; // M0 is not trained yet, and nothing was before it
-        if (ballot.approved < Math.mulDiv(ballot.total, _terms.quorumPart, PPM, Math.Rounding.Ceil)) {
+        if (approved < Math.mulDiv(total, _terms.quorumPart, PPM, Math.Rounding.Ceil)) {
             verdict = Verdict.NoQuorum;
-        } else if (!genesis && accuracy < gate.threshold) {
+        } else if (!genesis && ballot.accuracy < gate.threshold) {
             verdict = Verdict.BelowThreshold;
-        } else if (!genesis && uint256(accuracy) + gate.maxRegression < baseline) {
+        } else if (!genesis && uint256(ballot.accuracy) + gate.maxRegression < ballot.baseline) {
             verdict = Verdict.Regression;
         }
-        (ballot.verdict, ballot.accuracy, ballot.baseline) = (verdict, accuracy, baseline);
-        emit BallotClosed(task, round, verdict, accuracy, baseline, ballot.approved, ballot.total);
-        _credit(task, round, accuracy);
+        ballot.verdict = verdict;
+        (ballot.approved, ballot.total) = (SafeCast.toUint96(approved), SafeCast.toUint96(total));
+        emit BallotClosed(
+            task, round, verdict, ballot.accuracy, ballot.baseline, ballot.approved, ballot.total
+        );
+        _credit(task, round, voters, ballot.accuracy);
     }
 
     // --- views ----------------------------------------------------------------------------------
@@ -224,15 +218,14 @@ contract QualityVotes is Signed {
         return _ballots[task][round];
     }
 
-    /// @notice One vote for each seat, heaviest first; a seat's position is what `commit` and `reveal` name.
-    function votes(bytes32 task, uint64 round) external view returns (Vote[] memory) {
-        return _votes[task][round];
+    function voteOf(bytes32 task, uint64 round, address validator) external view returns (Vote memory) {
+        return _votes[task][round][validator];
     }
 
     /// @notice Whether a ballot is closed, and the gate says yes to exactly this model.
     function isApproved(bytes32 task, uint64 round, bytes32 model) external view returns (bool) {
         Ballot storage ballot = _ballots[task][round];
-        return ballot.closed && ballot.verdict == Verdict.Approved && ballot.model == model;
+        return ballot.closed && ballot.verdict == Verdict.Approved && rounds.round(task, round).model == model;
     }
 
     function terms() external view returns (Terms memory) {
@@ -242,79 +235,77 @@ contract QualityVotes is Signed {
     // --- inside ---------------------------------------------------------------------------------
 
     function _isCommitting(Ballot storage ballot) private view returns (bool) {
-        return block.timestamp < ballot.commitUntil && ballot.committed < ballot.total;
+        return block.timestamp < ballot.commitUntil && ballot.committed < election.electedAt(ballot.epoch).length;
     }
 
-    function _seat(bytes32 task, uint64 round, uint16 seat) private view returns (Vote storage) {
-        if (seat >= _votes[task][round].length) revert UnknownSeat(seat);
-        return _votes[task][round][seat];
+    /// @dev What is voted on, as the RoundRegistry has it; a candidate is set once, and this stays while it is measured.
+    function _attestation(bytes32 task, uint64 round)
+        private
+        view
+        returns (Attestations.ModelAttestation memory attestation)
+    {
+        RoundRegistry.Round memory measured = rounds.round(task, round);
+        if (measured.state != RoundState.Measured) revert NotMeasured(task, round, measured.state);
+        (attestation.task, attestation.round) = (task, round);
+        attestation.deployment = rounds.task(task).deployment + 1;
+        (attestation.parent, attestation.model) = (measured.base, measured.model);
     }
 
     function _check(
-        bytes32 task,
-        uint64 round,
-        Ballot storage ballot,
-        Vote storage vote,
-        Reveal calldata given,
-        bytes32 domain
-    ) private view {
-        address validator = vote.validator;
-        if (!rounds.devices().isActive(validator, Role.Validator)) revert NotValidator(validator);
-        if (given.accuracy > PPM || given.baseline > PPM) {
-            revert AccuracyOutOfRange(given.accuracy > PPM ? given.accuracy : given.baseline);
-        }
-        bytes32 commitment = keccak256(given.signature);
-        if (vote.commitment != commitment) revert CommitmentDiffers(validator, vote.commitment, commitment);
-        bytes32 signed = AttestationHashes.signedHash(
-            Attestations.ModelAttestation(
-                task,
-                round,
-                ballot.deployment,
-                ballot.parent,
-                ballot.model,
-                given.accuracy,
-                given.baseline,
-                given.approved
-            ),
-            domain
-        );
-        address signer = ECDSA.recoverCalldata(signed, given.signature);
-        if (signer != validator) revert BadSignature(validator, signer);
+        Attestations.ModelAttestation memory attestation,
+        bytes32 domain,
+        bytes22 committed,
+        Reveal calldata given
+    ) private pure {
+        if (given.accuracy > PPM) revert AccuracyOutOfRange(given.accuracy);
+        if (given.baseline > PPM) revert AccuracyOutOfRange(given.baseline);
+        bytes22 commitment = bytes22(keccak256(given.signature));
+        if (commitment != committed) revert CommitmentDiffers(given.validator, committed, commitment);
+        address signer =
+            ECDSA.recoverCalldata(AttestationHashes.signedHash(attestation, domain), given.signature);
+        if (signer != given.validator) revert BadSignature(given.validator, signer);
     }
 
-    /// @dev Of the votes that were revealed and weigh something; 0 and 0 where there are none.
-    function _medians(bytes32 task, uint64 round) private view returns (uint32, uint32) {
-        Vote[] memory all = _votes[task][round];
+    /// @dev Sets the medians, 0 and 0 where nobody has revealed.
+    /// @return voters whose votes count: revealed, and weighing something now
+    /// @return approved the weight of those who approve
+    function _count(bytes32 task, uint64 round, Ballot storage ballot)
+        private
+        returns (address[] memory voters, uint256 approved)
+    {
+        address[] memory elected = election.electedAt(ballot.epoch);
+        uint32[] memory accuracies = new uint32[](elected.length);
+        uint32[] memory baselines = new uint32[](elected.length);
+        uint256[] memory weights = new uint256[](elected.length);
+        voters = new address[](elected.length);
         uint256 count;
-        for (uint256 i; i < all.length; ++i) {
-            if (all[i].revealed && all[i].weight != 0) all[count++] = all[i];
+        for (uint256 i; i < elected.length; ++i) {
+            Vote memory vote = _votes[task][round][elected[i]];
+            uint256 weight = vote.revealed ? election.weightAt(ballot.epoch, elected[i]) : 0;
+            if (weight == 0) continue;
+            if (vote.approved) approved += weight;
+            (accuracies[count], baselines[count]) = (vote.accuracy, vote.baseline);
+            (voters[count], weights[count]) = (elected[i], weight);
+            ++count;
         }
-        if (count == 0) return (0, 0);
-        uint32[] memory accuracies = new uint32[](count);
-        uint32[] memory baselines = new uint32[](count);
-        uint256[] memory weights = new uint256[](count);
-        uint256[] memory again = new uint256[](count); // sorting moves the weights along
-        for (uint256 i; i < count; ++i) {
-            (accuracies[i], baselines[i]) = (all[i].accuracy, all[i].baseline);
-            (weights[i], again[i]) = (all[i].weight, all[i].weight);
+        if (count != 0) {
+            ballot.accuracy = WeightedMedian.median(accuracies, weights, count);
+            ballot.baseline = WeightedMedian.median(baselines, weights, count);
         }
-        return (WeightedMedian.median(accuracies, weights), WeightedMedian.median(baselines, again));
     }
 
     /// @dev Whole points at the median, none at the tolerance, in a line between. An epoch that turned, or a role that
     /// is missing, costs points and not the verdict.
-    function _credit(bytes32 task, uint64 round, uint32 accuracy) private {
-        Vote[] storage all = _votes[task][round];
+    function _credit(bytes32 task, uint64 round, address[] memory voters, uint32 median) private {
         uint32 tolerance = _terms.tolerance;
-        for (uint256 i; i < all.length; ++i) {
-            Vote memory vote = all[i];
-            if (!vote.revealed) continue;
-            uint32 distance = vote.accuracy > accuracy ? vote.accuracy - accuracy : accuracy - vote.accuracy;
+        for (uint256 i; i < voters.length && voters[i] != address(0); ++i) {
+            uint32 accuracy = _votes[task][round][voters[i]].accuracy;
+            uint32 distance = accuracy > median ? accuracy - median : median - accuracy;
             if (distance >= tolerance) continue;
             uint32 points = uint32(uint256(PPM) * (tolerance - distance) / tolerance);
-            try election.credit(vote.validator, points) {}
+            try election.credit(voters[i], points) {}
             catch (bytes memory reason) {
-                emit PointsRefused(vote.validator, reason);
+                emit PointsRefused(voters[i], reason);
             }
         }
     }

@@ -7,24 +7,25 @@ pragma solidity ^0.8.28;
 library WeightedMedian {
     /// @notice The value at which half of the weight is reached; where exactly half lies on either side, the mean of the
     /// two neighbours, rounded down.
-    /// @param weights as many as values, each above zero
-    /// @dev Sorts both in place by insertion: there are as many as seats.
-    function median(uint32[] memory values, uint256[] memory weights) internal pure returns (uint32) {
-        uint256 count = values.length;
-        uint256 total = weights[0];
-        for (uint256 i = 1; i < count; ++i) {
-            (uint32 value, uint256 weight) = (values[i], weights[i]);
-            total += weight;
+    /// @param weights of the values, each above zero; both are left as they were
+    /// @param count how many of them there are, from the start; at least one
+    /// @dev Sorts copies by insertion: there are as many as seats.
+    function median(uint32[] memory values, uint256[] memory weights, uint256 count) internal pure returns (uint32) {
+        uint32[] memory sorted = new uint32[](count);
+        uint256[] memory moved = new uint256[](count);
+        uint256 total;
+        for (uint256 i; i < count; ++i) {
+            total += weights[i];
             uint256 j = i;
-            for (; j > 0 && values[j - 1] > value; --j) {
-                (values[j], weights[j]) = (values[j - 1], weights[j - 1]);
+            for (; j > 0 && sorted[j - 1] > values[i]; --j) {
+                (sorted[j], moved[j]) = (sorted[j - 1], moved[j - 1]);
             }
-            (values[j], weights[j]) = (value, weight);
+            (sorted[j], moved[j]) = (values[i], weights[i]);
         }
-        uint256 below = weights[0];
+        uint256 below = moved[0];
         uint256 middle;
-        while (2 * below < total) below += weights[++middle];
-        if (2 * below > total) return values[middle];
-        return uint32((uint256(values[middle]) + values[middle + 1]) / 2);
+        while (2 * below < total) below += moved[++middle];
+        if (2 * below > total) return sorted[middle];
+        return uint32((uint256(sorted[middle]) + sorted[middle + 1]) / 2);
     }
 }

@@ -172,8 +172,7 @@ contract ElectionInvariants is Consortium {
         uint256 above = type(uint256).max;
         uint256 sum;
         for (uint256 i; i < elected.length; ++i) {
-            Election.Seat memory seat = network.seatOf(elected[i]);
-            assertEq(seat.epoch, network.epoch());
+            Election.Seat memory seat = network.seatAt(network.epoch(), elected[i]);
             assert(seat.weight <= above && network.weightOf(elected[i]) <= seat.weight);
             (above, sum) = (seat.weight, sum + seat.weight);
         }

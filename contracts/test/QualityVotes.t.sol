@@ -19,7 +19,7 @@ contract WeightedMedianTest is Cheats {
         for (uint256 i; i < values.length; ++i) {
             (weights[i], copy[i]) = (weight, values[i]);
         }
-        assertEq(WeightedMedian.median(values, weights), QualityGate.median(copy));
+        assertEq(WeightedMedian.median(values, weights, values.length), QualityGate.median(copy));
     }
 
     /// At most half of the weight lies strictly below the median, and at most half strictly above.
@@ -32,7 +32,7 @@ contract WeightedMedianTest is Cheats {
             (sorted[i], moved[i]) = (values[i], weights[i]);
             total += weights[i];
         }
-        uint32 median = WeightedMedian.median(sorted, moved);
+        uint32 median = WeightedMedian.median(sorted, moved, 7);
         uint256 below;
         uint256 above;
         for (uint256 i; i < 7; ++i) {
@@ -50,7 +50,7 @@ contract WeightedMedianTest is Cheats {
         uint256[] memory weights = new uint256[](3);
         (values[0], values[1], values[2]) = (high, lie, low);
         (weights[0], weights[1], weights[2]) = (50, liar, 50);
-        uint32 median = WeightedMedian.median(values, weights);
+        uint32 median = WeightedMedian.median(values, weights, 3);
         assert(median >= low && median <= high);
     }
 }
@@ -141,8 +141,8 @@ contract QualityVotesTest is Consortium {
             abi.encodeWithSelector(
                 QualityVotes.CommitmentDiffers.selector,
                 _validator(0),
-                keccak256(_vote(0, 900_000, true)),
-                keccak256(reveals[0].signature)
+                bytes22(keccak256(_vote(0, 900_000, true))),
+                bytes22(keccak256(reveals[0].signature))
             )
         );
         quality.reveal(TASK, 0, reveals);
@@ -152,12 +152,13 @@ contract QualityVotesTest is Consortium {
     function test_copiedCommitmentCannotBeOpened() public {
         _commit(0, 900_000, true);
         QualityVotes.Commitment[] memory copied = new QualityVotes.Commitment[](1);
-        bytes32 commitment = keccak256(_vote(0, 900_000, true));
-        copied[0] = QualityVotes.Commitment(1, commitment, _signFor(quality, _key(1), _commitmentHash(commitment)));
+        bytes22 commitment = bytes22(keccak256(_vote(0, 900_000, true)));
+        copied[0] =
+            QualityVotes.Commitment(_validator(1), commitment, _signFor(quality, _key(1), _commitmentHash(commitment)));
         quality.commit(TASK, 0, copied);
         vm.warp(block.timestamp + COMMIT_S);
         QualityVotes.Reveal[] memory reveals = _reveals(0, 900_000, true);
-        reveals[0].seat = 1;
+        reveals[0].validator = _validator(1);
         vm.expectRevert(abi.encodeWithSelector(Signed.BadSignature.selector, _validator(1), _validator(0)));
         quality.reveal(TASK, 0, reveals);
     }
@@ -165,13 +166,13 @@ contract QualityVotesTest is Consortium {
     function test_commitmentStandsAndSendingItAgainDoesNothing() public {
         _commit(0, 900_000, true);
         _commit(0, 900_000, true);
-        assertEq(quality.ballotOf(TASK, 0).committed, 100 ether);
+        assertEq(quality.ballotOf(TASK, 0).committed, 1);
         QualityVotes.Commitment[] memory other = _commitments(0, 800_000, true);
         vm.expectRevert(
             abi.encodeWithSelector(
                 QualityVotes.CommitmentDiffers.selector,
                 _validator(0),
-                keccak256(_vote(0, 900_000, true)),
+                bytes22(keccak256(_vote(0, 900_000, true))),
                 other[0].commitment
             )
         );
@@ -180,7 +181,8 @@ contract QualityVotesTest is Consortium {
 
     function test_nobodyCommitsForAnother() public {
         QualityVotes.Commitment[] memory forged = new QualityVotes.Commitment[](1);
-        forged[0] = QualityVotes.Commitment(0, M0, _signFor(quality, _key(1), _commitmentHash(M0)));
+        forged[0] =
+            QualityVotes.Commitment(_validator(0), bytes22(M0), _signFor(quality, _key(1), _commitmentHash(bytes22(M0))));
         vm.expectRevert(abi.encodeWithSelector(Signed.BadSignature.selector, _validator(0), _validator(1)));
         quality.commit(TASK, 0, forged);
     }
@@ -200,13 +202,27 @@ contract QualityVotesTest is Consortium {
         assert(revealed == (after_ >= COMMIT_S && after_ < COMMIT_S + REVEAL_S));
     }
 
-    function test_suspensionActsBeforeTheReveal() public {
-        _commit(0, 900_000, true);
+    /// Whoever is suspended or slashed before the count has no vote in it, and is missing from the quorum.
+    function test_suspensionAndSlashActUntilTheBallotIsClosed() public {
+        for (uint16 i; i < 5; ++i) {
+            _commit(i, i < 2 ? 200_000 : 900_000, true);
+        }
+        for (uint16 i; i < 5; ++i) {
+            _reveal(i, i < 2 ? 200_000 : 900_000, true);
+        }
         devices.suspend(_validator(0));
-        vm.warp(block.timestamp + COMMIT_S);
-        QualityVotes.Reveal[] memory reveals = _reveals(0, 900_000, true);
-        vm.expectRevert(abi.encodeWithSelector(QualityVotes.NotValidator.selector, _validator(0)));
-        quality.reveal(TASK, 0, reveals);
+        Attestations.SumAttestation memory a = Attestations.SumAttestation(TASK, 1, M0, M0, 3, 9);
+        Attestations.SumAttestation memory b = Attestations.SumAttestation(TASK, 1, M0, TASK, 3, 9);
+        bytes32 domain = AttestationHashes.domainOf(rounds);
+        election.slashContradictingSums(
+            a,
+            _signRaw(_key(1), AttestationHashes.signedHash(a, domain)),
+            b,
+            _signRaw(_key(1), AttestationHashes.signedHash(b, domain))
+        );
+        assert(quality.close(TASK, 0) == Verdict.NoQuorum); // 210 of 400
+        assertEq(quality.ballotOf(TASK, 0).approved, 210 ether);
+        assertEq(quality.ballotOf(TASK, 0).accuracy, 900_000);
     }
 
     function test_ballotNeedsAMeasuredRoundAndIsOpenedAndClosedOnce() public {
@@ -239,11 +255,15 @@ contract QualityVotesTest is Consortium {
         assertEq(quality.ballotOf(TASK, 0).approved, 400 ether);
     }
 
-    function testFuzz_unknownSeatIsRefused(uint16 seat) public {
-        vm.assume(seat > 4);
+    function testFuzz_onlyTheElectedCommit(uint256 key) public {
+        key = within(key, 1, 1 << 200);
+        for (uint256 i; i < VALIDATORS; ++i) {
+            vm.assume(key != _key(i));
+        }
         QualityVotes.Commitment[] memory given = new QualityVotes.Commitment[](1);
-        given[0] = QualityVotes.Commitment(seat, M0, "");
-        vm.expectRevert(abi.encodeWithSelector(QualityVotes.UnknownSeat.selector, seat));
+        given[0] =
+            QualityVotes.Commitment(vm.addr(key), bytes22(M0), _signFor(quality, key, _commitmentHash(bytes22(M0))));
+        vm.expectRevert(abi.encodeWithSelector(QualityVotes.NotElected.selector, vm.addr(key), 1));
         quality.commit(TASK, 0, given);
     }
 
@@ -263,8 +283,10 @@ contract QualityVotesTest is Consortium {
         returns (QualityVotes.Commitment[] memory one)
     {
         one = new QualityVotes.Commitment[](1);
-        bytes32 commitment = keccak256(_vote(seat, accuracy, approved));
-        one[0] = QualityVotes.Commitment(seat, commitment, _signFor(quality, _key(seat), _commitmentHash(commitment)));
+        bytes22 commitment = bytes22(keccak256(_vote(seat, accuracy, approved)));
+        one[0] = QualityVotes.Commitment(
+            _validator(seat), commitment, _signFor(quality, _key(seat), _commitmentHash(commitment))
+        );
     }
 
     function _reveals(uint16 seat, uint32 accuracy, bool approved)
@@ -273,7 +295,7 @@ contract QualityVotesTest is Consortium {
         returns (QualityVotes.Reveal[] memory one)
     {
         one = new QualityVotes.Reveal[](1);
-        one[0] = QualityVotes.Reveal(seat, accuracy, 0, approved, _vote(seat, accuracy, approved));
+        one[0] = QualityVotes.Reveal(_validator(seat), accuracy, 0, approved, _vote(seat, accuracy, approved));
     }
 
     function _vote(uint16 seat, uint32 accuracy, bool approved) private view returns (bytes memory) {
@@ -286,8 +308,8 @@ contract QualityVotesTest is Consortium {
         );
     }
 
-    function _commitmentHash(bytes32 commitment) private pure returns (bytes32) {
-        bytes32 kind = keccak256("VoteCommitment(bytes32 task,uint64 round,bytes32 commitment)");
+    function _commitmentHash(bytes22 commitment) private pure returns (bytes32) {
+        bytes32 kind = keccak256("VoteCommitment(bytes32 task,uint64 round,bytes22 commitment)");
         return keccak256(abi.encode(kind, TASK, uint64(0), commitment));
     }
 }
