@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemel.errors import Malformed
+from gemel.learning.derived_task import DerivedTask
 from gemel.learning.task import UNKNOWN, Floats, Head, Input, Measured, Task, Trained, Windows
 from gemel.wire.messages import SAFE_OWNERS, Policy, TrainingPlan
 from gemel.wire.tensors import Manifest, Model, flatten, manifest_of
@@ -54,30 +55,13 @@ class InputStatistics:
 
 
 @dataclass(frozen=True, slots=True)
-class FleetStatistics:
+class FleetStatistics(DerivedTask):
     """Implements Task for the statistics of another task's windows. Labels may be unknown throughout."""
-
-    of: Task
 
     @property
     def name(self) -> str:
         """See Task."""
         return f"{self.of.name}-statistics"
-
-    @property
-    def inputs(self) -> tuple[Input, ...]:
-        """Those of the other task."""
-        return self.of.inputs
-
-    @property
-    def window_s(self) -> int:
-        """That of the other task."""
-        return self.of.window_s
-
-    @property
-    def heads(self) -> tuple[Head, ...]:
-        """Those of the other task."""
-        return self.of.heads
 
     @property
     def manifest(self) -> Manifest:

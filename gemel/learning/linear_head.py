@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemel.errors import Malformed
-from gemel.learning.task import UNKNOWN, Floats, Head, Input, Measured, Task, Trained, Windows
+from gemel.learning.derived_task import DerivedTask
+from gemel.learning.task import UNKNOWN, Floats, Head, Measured, Trained, Windows
 from gemel.wire.messages import TrainingPlan
 from gemel.wire.tensors import Manifest, Model, manifest_of
 
@@ -32,30 +33,13 @@ Rows = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class LinearHead:
+class LinearHead(DerivedTask):
     """Implements Task for the windows of another task."""
-
-    of: Task
 
     @property
     def name(self) -> str:
         """See Task."""
         return f"{self.of.name}-linear"
-
-    @property
-    def inputs(self) -> tuple[Input, ...]:
-        """Those of the other task."""
-        return self.of.inputs
-
-    @property
-    def window_s(self) -> int:
-        """That of the other task."""
-        return self.of.window_s
-
-    @property
-    def heads(self) -> tuple[Head, ...]:
-        """Those of the other task."""
-        return self.of.heads
 
     @property
     def features(self) -> int:
