@@ -34,7 +34,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,36 @@ class BodyHead(NamedTuple):
     ring_degree: int
     context: bytes
 
+    @classmethod
+    def of(
+        cls,
+        policy: SealingPolicy,
+        kind: BodyKind,
+        context: Digest,
+        *,
+        contributors: int,
+        parameters: int,
+        chunks: int,
+        chunk_bytes: int,
+        plain_modulus: int,
+        ring_degree: int,
+    ) -> Self:
+        """The only header that such a body can have, whatever its scheme."""
+        return cls(
+            magic=MAGIC,
+            version=VERSION,
+            scheme=scheme_number(policy),
+            kind=kind,
+            reserved=0,
+            contributors=contributors,
+            parameters=parameters,
+            chunks=chunks,
+            chunk_bytes=chunk_bytes,
+            plain_modulus=plain_modulus,
+            ring_degree=ring_degree,
+            context=bytes.fromhex(context),
+        )
+
     def pack(self) -> bytes:
         """The header's 68 bytes."""
         return _HEAD.pack(*self)
@@ -109,19 +139,16 @@ class BodyShape:
 
     def head(self) -> BodyHead:
         """The only header that a body of this shape can have."""
-        return BodyHead(
-            magic=MAGIC,
-            version=VERSION,
-            scheme=scheme_number(self.budget.policy),
-            kind=self.kind,
-            reserved=0,
+        return BodyHead.of(
+            self.budget.policy,
+            self.kind,
+            self.context,
             contributors=self.contributors,
             parameters=self.budget.parameters,
             chunks=self.budget.chunks,
             chunk_bytes=CHUNK_BYTES,
             plain_modulus=self.budget.plain_modulus,
             ring_degree=RING_DEGREE,
-            context=bytes.fromhex(self.context),
         )
 
 

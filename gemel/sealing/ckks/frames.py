@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gemel.errors import Refused
 from gemel.sealing.budget import BODY_HEADER_BYTES
 from gemel.sealing.ckks.plan import CHUNK_BYTES, MODULI, RING_DEGREE, WORD_BYTES, WORDS, Plan
-from gemel.sealing.frames import MAGIC, VERSION, BodyHead, BodyKind, check_head, scheme_number
+from gemel.sealing.frames import BodyHead, BodyKind, check_head
 from gemel.wire.reasons import Reason
 from gemel.wire.types import Digest
 
@@ -26,19 +26,16 @@ _SHAPE = (2, len(MODULI), RING_DEGREE)
 
 def head_of(plan: Plan, context: Digest, kind: BodyKind, contributors: int = 1) -> BodyHead:
     """The only header that such a body can have."""
-    return BodyHead(
-        magic=MAGIC,
-        version=VERSION,
-        scheme=scheme_number(plan.policy),
-        kind=kind,
-        reserved=0,
+    return BodyHead.of(
+        plan.policy,
+        kind,
+        context,
         contributors=contributors,
         parameters=plan.parameters,
         chunks=plan.chunks,
         chunk_bytes=CHUNK_BYTES,
         plain_modulus=plan.scale_bits,
         ring_degree=RING_DEGREE,
-        context=bytes.fromhex(context),
     )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gemel.errors import Refused
 from gemel.sealing.budget import BODY_HEADER_BYTES
-from gemel.sealing.frames import MAGIC, VERSION, BodyHead, BodyKind, check_head, scheme_number
+from gemel.sealing.frames import BodyHead, BodyKind, check_head
 from gemel.sealing.onetime.plan import MODULUS, RING_DEGREE, SUM_WORD_BYTES, Plan
 from gemel.sealing.onetime.ring import Words
 from gemel.wire.reasons import Reason
@@ -27,19 +27,16 @@ _PLANES = {7: (4, 2, 1), 6: (4, 2), 5: (4, 1)}  # bytes of a word → bytes of i
 
 def head_of(plan: Plan, context: Digest, kind: BodyKind, contributors: int) -> BodyHead:
     """The only header that such a body can have."""
-    return BodyHead(
-        magic=MAGIC,
-        version=VERSION,
-        scheme=scheme_number(plan.policy),
-        kind=kind,
-        reserved=0,
+    return BodyHead.of(
+        plan.policy,
+        kind,
+        context,
         contributors=contributors,
         parameters=plan.parameters,
         chunks=plan.words,
         chunk_bytes=plan.word_bytes if kind == BodyKind.UPDATE else SUM_WORD_BYTES,
         plain_modulus=plan.delta,
         ring_degree=RING_DEGREE,
-        context=bytes.fromhex(context),
     )
 
 
