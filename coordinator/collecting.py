@@ -12,10 +12,9 @@ from coordinator.machine import Event, Round
 from coordinator.office import Office
 from gemel.errors import IllegalEvent, PeerError, Refused
 from gemel.exchange import admission
-from gemel.exchange.frame_intake import Intake, take_in
+from gemel.exchange.frame_intake import Intake, add_up, take_in
 from gemel.exchange.post import reason_of
 from gemel.ports import RoundState
-from gemel.sealing.work import sum_frames
 from gemel.wire import merkle
 from gemel.wire.envelope import Envelope, Kind
 from gemel.wire.messages import Aggregate, Entry, Receipt
@@ -86,9 +85,11 @@ async def add_frames(office: Office, round_: Round) -> Event:
     folder = office.folder(round_)
     frames = [(folder.frames / entry.device, entry.level) for entry in included]
     context = await folder.read("context")
-    total = await office.workers.run(sum_frames, context, office.policy.sealing, office.task.manifest.size, frames)
-    await folder.write("sum", total)
-    return machine.SumAdded(included, admission.root_of(included), await office.transfers.offer(total))
+    total = await office.workers.run(
+        add_up, context, office.policy.sealing, office.task.manifest.size, frames, folder.sum
+    )
+    await office.transfers.offer_file(folder.sum, total)
+    return machine.SumAdded(included, admission.root_of(included), total)
 
 
 async def _say_who_is_left_out(office: Office, round_: Round, included: tuple[Entry, ...]) -> None:

@@ -12,7 +12,7 @@ from gemel.errors import ChainReverted, PeerError, Refused, Unavailable
 from gemel.exchange import admission
 from gemel.exchange.admission import Terms
 from gemel.exchange.chain_watch import RETRY_S, ChainWatch, Parties, RoundEnded
-from gemel.exchange.frame_intake import Intake, take_in
+from gemel.exchange.frame_intake import Intake, add_up, take_in
 from gemel.exchange.mailbox import Mailbox
 from gemel.exchange.model_pull import ModelPull
 from gemel.exchange.opened_sums import OpenedSums, SealedSum
@@ -25,7 +25,6 @@ from gemel.learning.measuring import check_normalisation, measure
 from gemel.learning.task import Measured, Task
 from gemel.ports import Blobs, Chain, RoundRecord, RoundState
 from gemel.sealing.candidate import candidate_model
-from gemel.sealing.work import sum_frames
 from gemel.wire import boxes
 from gemel.wire.attestations import ModelAttestation, SumAttestation, attest
 from gemel.wire.chunks import Transfer
@@ -146,10 +145,12 @@ class Validator:
             if refusal is not None:
                 raise refusal  # the first, by itself: a group of them would pass as our own fault
         frames = [(folder.frames / entry.device, entry.level) for entry in aggregate.entries]
-        total = await self.workers.run(sum_frames, context, self.policy.sealing, self.task.manifest.size, frames)
-        if await asyncio.to_thread(sha256, total) != record.sum_digest:
+        total = await self.workers.run(
+            add_up, context, self.policy.sealing, self.task.manifest.size, frames, folder.sum
+        )
+        if total.digest != record.sum_digest:
+            folder.sum.unlink()
             raise Refused(Reason.DIGEST_MISMATCH, "the sum on chain is not the sum of these frames")
-        await folder.write("sum", total)
         attestation = SumAttestation(
             self._name, number, record.updates_root, record.sum_digest, owners, record.weight
         )

@@ -51,6 +51,11 @@ class RoundFolder:
             raise ValueError(part)
         return await asyncio.to_thread(write_whole, self.path / part, data)
 
+    @property
+    def sum(self) -> Path:
+        """Where the sum lies, for those who write it themselves."""
+        return self.path / "sum"
+
     async def drop_frame(self, device: Address) -> None:
         """Remove one device's frame, which is not to be added."""
         await asyncio.to_thread((self.frames / device).unlink, missing_ok=True)

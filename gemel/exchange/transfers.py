@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from pathlib import Path
 
@@ -102,6 +103,11 @@ class Transfers:
         self._take_room(transfer.digest, transfer.length)
         await asyncio.to_thread(_write_whole, self._out / transfer.digest, payload)
         return transfer
+
+    async def offer_file(self, path: Path, transfer: Transfer) -> None:
+        """As `offer`, a copy of a file that makes this transfer."""
+        self._take_room(transfer.digest, transfer.length)
+        await asyncio.to_thread(_copy_whole, self._out / transfer.digest, path)
 
     async def withdraw(self, transfer: Transfer) -> None:
         """Answer no more fetches of it."""
@@ -274,6 +280,14 @@ def _write_whole(path: Path, payload: bytes) -> None:
         return
     scratch = path.with_suffix(".new")
     scratch.write_bytes(payload)
+    scratch.rename(path)
+
+
+def _copy_whole(path: Path, source: Path) -> None:
+    if path.exists():
+        return
+    scratch = path.with_suffix(".new")
+    shutil.copyfile(source, scratch)
     scratch.rename(path)
 
 

@@ -286,3 +286,15 @@ async def test_what_was_pulled_is_passed_on_without_taking_room_twice(tmp_path: 
             await pulling.offer(b"xx")
         await pulling.offer(b"x")
         assert await pulling.offer(PAYLOAD) == transfer
+
+
+async def test_offered_file_is_pulled_and_the_file_stays_its_owners(tmp_path: Path) -> None:
+    file = tmp_path / "sum"
+    file.write_bytes(PAYLOAD)
+    async with embedded_broker() as url, holder(url, tmp_path / "a", {RECEIVER.address}) as offering:
+        await offering.offer_file(file, describe(PAYLOAD))
+        await offering.offer_file(file, describe(PAYLOAD))
+        file.write_bytes(b"another round's")
+        async with party(url, RECEIVER, tmp_path / "b") as pulling:
+            got = await pulling.fetch(HOLDER.address, describe(PAYLOAD), max_bytes=10**7, deadline_s=20)
+    assert got == PAYLOAD
