@@ -124,9 +124,14 @@ def read_security_file(data: bytes, source: str) -> SecurityDocument:
 
 def found(document: SecurityDocument, administrator: User) -> frozenset[Entitlement]:
     """What everybody may do by `document`, with a remark on all that `security_document` would not have written."""
-    entitlements = [_found(client, document, administrator) for client in document.clients]
     everybody = _found_for_everybody(document)
-    return frozenset(entitlements if everybody is None else [everybody, *entitlements])
+    by_user = {} if everybody is None else {EVERYBODY: everybody}
+    for client in document.clients:
+        one = _found(client, document, administrator)
+        if twin := by_user.get(one.user):
+            one = Entitlement(one.user, one.rights | twin.rights, one.remarks | twin.remarks | {"stands there twice"})
+        by_user[one.user] = one
+    return frozenset(by_user.values())
 
 
 def commands(
@@ -134,44 +139,53 @@ def commands(
 ) -> tuple[tuple[Command, ...], ...]:
     """What makes `document` as wanted, in steps that keep their order; each is safe to repeat.
 
-    The administrator comes last among the users: newer plugins end the link of whoever's rights change.
+    The administrator comes last among the users: newer plugins end the link of whoever's rights change. Roles go at
+    the end, when nobody holds them any more.
     """
-    last = sorted(mended, key=lambda difference: difference.user == administrator)
-    users = [_for_user(difference, administrator) for difference in last if difference.user != EVERYBODY]
-    if all(difference.user != EVERYBODY for difference in mended):
-        return tuple(users)
-    defaults = [{"acltype": kind, "allow": allow} for kind, allow in DEFAULTS.items()]
-    first = [{"command": "setDefaultACLAccess", "acls": defaults}]
-    for group in document.groups:
-        of = {"groupname": group.groupname}
-        first += [{"command": "removeGroupClient", **of, "username": client.username} for client in group.clients]
-        first += [{"command": "removeGroupRole", **of, "rolename": role.rolename} for role in group.roles]
-    known = {difference.user for difference in mended if difference.wanted is not None}  # they have clients by then
-    stray = tuple({"command": "deleteRole", "rolename": name} for name in _stray_roles(document) if name not in known)
-    return (tuple(first), *users, stray)
+    of_users = [difference for difference in mended if difference.user != EVERYBODY]
+    of_users.sort(key=lambda difference: difference.user == administrator)
+    steps = [_for_user(difference, administrator) for difference in of_users]
+    unheld = {difference.user for difference in of_users if difference.wanted is None}
+    if len(of_users) < len(mended):
+        steps.insert(0, _for_everybody(document))
+        unheld |= set(_stray_roles(document)) - {difference.user for difference in of_users}
+    steps += [({"command": "deleteRole", "rolename": name},) for name in sorted(unheld)]
+    return tuple(steps)
 
 
 # An answer that says so is none: the command had been carried out before.
 DONE_BEFORE = frozenset({"Role already exists", "Client already exists", "Client not found", "Role not found"})
 
 
+def _for_everybody(document: SecurityDocument) -> tuple[Command, ...]:
+    defaults = [{"acltype": kind, "allow": allow} for kind, allow in DEFAULTS.items()]
+    of_all: list[Command] = [{"command": "setDefaultACLAccess", "acls": defaults}]
+    for group in document.groups:
+        of = {"groupname": group.groupname}
+        of_all += [{"command": "removeGroupClient", **of, "username": client.username} for client in group.clients]
+        of_all += [{"command": "removeGroupRole", **of, "rolename": role.rolename} for role in group.roles]
+    return tuple(of_all)
+
+
 def _for_user(difference: Difference, administrator: User) -> tuple[Command, ...]:
-    user, wanted = difference.user, difference.wanted
-    gone = ({"command": "deleteClient", "username": user}, {"command": "deleteRole", "rolename": user})
+    user, wanted, stands = difference.user, difference.wanted, difference.found
+    gone: Command = {"command": "deleteClient", "username": user}
     if wanted is None:
-        return gone
+        return (gone,)
+    kept_out = _kept_out(wanted, administrator)
     lines = msgspec.to_builtins(_lines(_with_administration(wanted, administrator)))
-    # Whoever the broker did not know had its subscriptions refused: disabling ends its link, so that it asks again.
-    ends_link = difference.found is None or _kept_out(wanted, administrator)
-    there: tuple[Command, ...] = (
-        {"command": "createRole", "rolename": user, "acls": lines},
+    steps: list[Command] = [gone] if stands is not None and stands.remarks else []
+    steps += [
+        {"command": "createRole", "rolename": user},
         {"command": "createClient", "username": user, "roles": [{"rolename": user}]},
-        {"command": "modifyRole", "rolename": user, "acls": lines},
-        *([{"command": "disableClient", "username": user}] if ends_link else []),
-        *([] if _kept_out(wanted, administrator) else [{"command": "enableClient", "username": user}]),
-    )
-    tampered = difference.found is not None and difference.found.remarks
-    return gone + there if tampered else there
+        {"command": "modifyRole", "rolename": user, "acls": lines, "allowwildcardsubs": True},
+    ]
+    # Whoever the broker did not know had its subscriptions refused: disabling ends its link, so that it asks again.
+    if kept_out or stands is None:
+        steps.append({"command": "disableClient", "username": user})
+    if not kept_out:
+        steps.append({"command": "enableClient", "username": user})
+    return tuple(steps)
 
 
 def _kept_out(entitlement: Entitlement, administrator: User) -> bool:

@@ -35,7 +35,12 @@ from gemel.wire.rights import User
 ATTEMPTS = 3
 PAUSE_S = 0.2  # between them
 ANSWER_DEADLINE_S = 5.0
-PAGE = 10  # clients, or roles with all their lines, in one message: a gateway of 100 machines fills 100 KB
+# An answer must fit into one message (BusSettings.max_payload_bytes): clients are short, roles have all their lines.
+CLIENTS_A_PAGE = 100
+ROLES_A_PAGE = 4
+USERS_A_BATCH = 4
+LARGEST_ROLE_BYTES = 250_000  # about 250 machines of one gateway
+LINE_BYTES = 80  # of a line in an answer, beside its topic
 
 _log = structlog.get_logger("gemel.rights")
 _T = TypeVar("_T")
@@ -91,31 +96,39 @@ class MosquittoRights:
         """As ports.BrokerRights. Rights to administer are the administrator's beside what is wanted for it."""
         if self._administrator not in {entitlement.user for entitlement in checked(wanted)}:
             raise ConfigError("broker rights", self._administrator, "the administrator must be among the users")
+        for entitlement in wanted:
+            size = sum(LINE_BYTES + len(right.topic_filter.encode()) for right in entitlement.rights)
+            if size > LARGEST_ROLE_BYTES:
+                allowed = f"rights that fit into {LARGEST_ROLE_BYTES} bytes, not {len(entitlement.rights)} of them"
+                raise ConfigError("broker rights", entitlement.user, allowed)
+        mended: dict[User, Difference] = {}  # as first found, over all attempts
         async with self._changing:
-            return await self._persist(lambda: self._bring_about(wanted))
+            await self._persist(lambda: self._bring_about(wanted, mended))
+        return tuple(mended.values())
 
-    async def _bring_about(self, wanted: frozenset[Entitlement]) -> tuple[Difference, ...]:
+    async def _bring_about(self, wanted: frozenset[Entitlement], mended: dict[User, Difference]) -> None:
         document = await self._document()
-        mended = differences(wanted, found(document, self._administrator))
-        steps = commands(mended, document, self._administrator)
-        for at in range(0, len(steps), PAGE):
-            await self._ask([command for step in steps[at : at + PAGE] for command in step])
-        return mended
+        left = differences(wanted, found(document, self._administrator))
+        for difference in left:
+            mended.setdefault(difference.user, difference)
+        steps = commands(left, document, self._administrator)
+        for at in range(0, len(steps), USERS_A_BATCH):
+            await self._ask([command for step in steps[at : at + USERS_A_BATCH] for command in step])
 
     async def _document(self) -> SecurityDocument:
         (answer,) = await self._ask([{"command": "getDefaultACLAccess"}])
         defaults = _as(answer, "acls", tuple[_Default, ...])
         return SecurityDocument(
             {default.acltype: default.allow for default in defaults},
-            clients=tuple(await self._pages("listClients", "clients", Client)),
-            groups=tuple(await self._pages("listGroups", "groups", Group)),
-            roles=tuple(await self._pages("listRoles", "roles", RoleLines)),
+            clients=tuple(await self._pages("listClients", "clients", Client, CLIENTS_A_PAGE)),
+            groups=tuple(await self._pages("listGroups", "groups", Group, CLIENTS_A_PAGE)),
+            roles=tuple(await self._pages("listRoles", "roles", RoleLines, ROLES_A_PAGE)),
         )
 
-    async def _pages(self, command: str, key: str, kind: type[_T]) -> list[_T]:
+    async def _pages(self, command: str, key: str, kind: type[_T], count: int) -> list[_T]:
         got: list[_T] = []
         while True:
-            (answer,) = await self._ask([{"command": command, "verbose": True, "count": PAGE, "offset": len(got)}])
+            (answer,) = await self._ask([{"command": command, "verbose": True, "count": count, "offset": len(got)}])
             page = _as(answer, key, tuple[kind, ...])  # type: ignore[valid-type]  # a type made at run time
             got += page
             if not page or len(got) >= _as(answer, "totalCount", int):

@@ -17,7 +17,7 @@ from gemel.errors import ConfigError
 from gemel.wire.rights import Party, Right, User, fleet_parties, rights, user_name
 from gemel.wire.trust import Trust
 
-EVERYBODY = "*"  # what the broker lets any client do; no user can be called so
+EVERYBODY = ""  # what the broker lets any client do; no user can be called so
 
 
 class Entitlement(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ class Difference(msgspec.Struct, frozen=True):
         said = [f"may {access} {topic_filter}, unwanted" for access, topic_filter in sorted(found - wanted)]
         said += [f"may not {access} {topic_filter}" for access, topic_filter in sorted(wanted - found)]
         said += sorted(self.found.remarks) if self.found else []
-        line = f"{self.kind}: {self.user}: {'; '.join(said) or 'without rights'}"
+        line = f"{self.kind}: {self.user or 'everybody'}: {'; '.join(said) or 'without rights'}"
         # Names at a broker may be anything, and this goes to a terminal.
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 

@@ -336,6 +336,7 @@ async def test_every_change_by_hand_is_named_and_undone(authority: PlantCA, brok
         {"command": "addGroupClient", "groupname": "spies", "username": "wallboard"},
         {"command": "setAnonymousGroup", "groupname": "spies"},
         {"command": "addClientRole", "username": "plc-7", "rolename": "spy"},
+        {"command": "addClientRole", "username": "plc-7", "rolename": "mallory"},
         {"command": "addRoleACL", "rolename": AGENT, **silence},
         {"command": "removeClientRole", "username": "twin-registry", "rolename": "twin-registry"},
         {"command": "deleteClient", "username": "shift-1"},
@@ -348,12 +349,13 @@ async def test_every_change_by_hand_is_named_and_undone(authority: PlantCA, brok
         assert named.pop("shift-1").startswith("missing: shift-1: may not read gemel/v1/bonn/agent/+/availability; ")
         assert named.pop("twin-registry").startswith("changed: twin-registry: may not read gemel/v1/")
         assert named == {
-            EVERYBODY: "surplus: *: may read #, unwanted; group spies is not empty; "
+            EVERYBODY: "surplus: everybody: may read #, unwanted; group spies is not empty; "
             "there is a role shift-1, which is no client's own; there is a role spy, which is no client's own",
             AGENT: f"changed: {AGENT}: is refused publishClientSend gemel/v1/bonn/twin/rig-1/+",
             CUSTODIAN.address: f"changed: {CUSTODIAN.address}: is disabled",
             "mallory": f"surplus: mallory: may write {CONTROL_TOPIC}, unwanted",
-            "plc-7": "changed: plc-7: may read #, unwanted; holds the roles plc-7, spy",
+            "plc-7": f"changed: plc-7: may read #, unwanted; may write {CONTROL_TOPIC}, unwanted; "
+            "holds the roles mallory, plc-7, spy",
             "wallboard": "changed: wallboard: may read #, unwanted; is in group spies",
             "ünsichtbar/+#": "surplus: ünsichtbar/+#: holds the roles (none); is not disabled",
         }

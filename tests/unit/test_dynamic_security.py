@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,16 +17,21 @@ from msgspec.structs import replace
 from gemel.adapters.dynamic_security import (
     ANSWER_TOPIC,
     CONTROL_TOPIC,
+    AccessLine,
+    Client,
+    RoleLines,
+    RoleName,
     SecurityDocument,
+    commands,
     found,
     read_security_file,
     security_document,
     security_file,
 )
-from gemel.adapters.mosquitto_rights import ATTEMPTS, PAGE, MosquittoRights
+from gemel.adapters.mosquitto_rights import ATTEMPTS, ROLES_A_PAGE, MosquittoRights
 from gemel.errors import BusUnavailable, ConfigError
 from gemel.ports import Bus, BusMessage, Handler
-from gemel.wire.entitlements import EVERYBODY, Entitlement
+from gemel.wire.entitlements import EVERYBODY, Entitlement, differences
 from gemel.wire.rights import Right
 from tests.support.parties import LISTENER, WANTED
 
@@ -69,10 +75,73 @@ def test_administrator_that_may_administer_no_more_is_remarked() -> None:
     assert f"is not given publishClientSend {CONTROL_TOPIC}" in listener.remarks
 
 
+def test_client_that_stands_twice_hides_nothing() -> None:
+    once = security_document(WANTED, ADMINISTRATOR)
+    spy = RoleLines("spy", (AccessLine("publishClientReceive", "#", True),))
+    twice = replace(once, clients=(Client("plc-7", (RoleName("spy"),)), *once.clients), roles=(*once.roles, spy))
+    (named,) = (one for one in found(twice, ADMINISTRATOR) if one.user == "plc-7")
+    assert Right("read", "#") in named.rights
+    assert named.remarks == {"holds the roles spy", "stands there twice"}
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"clients": 3}', b'{"roles": [{}]}', b"\xff"])
 def test_file_of_another_form_is_refused_by_name(data: bytes) -> None:
     with pytest.raises(ConfigError, match=r"^dynamic-security\.json: "):
         read_security_file(data, "dynamic-security.json")
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+few = st.sampled_from(["ann", "bob", "eve", "listener"])
+role_names = st.lists(few.map(RoleName), max_size=2, unique=True).map(tuple)
+any_lines = st.lists(
+    st.builds(AccessLine, st.sampled_from(["publishClientSend", "publishClientReceive"]), names, st.booleans()),
+    max_size=2,
+    unique_by=lambda line: (line.acltype, line.topic),
+).map(tuple)
+documents = st.builds(
+    SecurityDocument,
+    st.dictionaries(st.sampled_from(["publishClientReceive", "subscribe"]), st.booleans()),
+    st.lists(st.builds(Client, few, role_names, st.booleans()), unique_by=lambda one: one.username).map(tuple),
+    st.just(()),
+    st.tuples(*(st.builds(RoleLines, st.just(name), any_lines) for name in ("ann", "bob", "eve", "listener"))),
+)
+few_wanted = st.lists(st.builds(Entitlement, few, some_rights), unique_by=lambda one: one.user).map(frozenset)
+
+
+def carried_out(document: SecurityDocument, command: dict[str, Any]) -> SecurityDocument:
+    """What mosquitto's plugin does with a command, and where 2.0.11 crashes."""
+    clients = {client.username: client for client in document.clients}
+    roles = {role.rolename: role for role in document.roles}
+    user, role = command.get("username", ""), command.get("rolename", "")
+    match command["command"]:
+        case "setDefaultACLAccess":
+            return replace(document, defaultACLAccess={acl["acltype"]: acl["allow"] for acl in command["acls"]})
+        case "createRole":
+            roles.setdefault(role, RoleLines(role))
+        case "modifyRole":
+            roles[role] = RoleLines(role, msgspec.convert(command["acls"], tuple[AccessLine, ...]))
+        case "deleteRole":
+            assert not any(RoleName(role) in client.roles for client in clients.values()), "mosquitto issue 2660"
+            roles.pop(role, None)
+        case "createClient":
+            clients.setdefault(user, Client(user, msgspec.convert(command["roles"], tuple[RoleName, ...])))
+        case "deleteClient":
+            clients.pop(user, None)
+        case "disableClient" | "enableClient" as switch:
+            clients[user] = replace(clients[user], disabled=switch == "disableClient")
+    return replace(document, clients=tuple(clients.values()), roles=tuple(roles.values()))
+
+
+@given(documents, few_wanted)
+def test_commands_make_any_state_as_wanted_and_delete_no_role_that_is_held(
+    document: SecurityDocument, wanted: frozenset[Entitlement]
+) -> None:
+    mended = differences(wanted, found(document, "listener"))
+    for step in commands(mended, document, "listener"):
+        for command in step:
+            document = carried_out(document, command)
+    assert found(document, "listener") == wanted
 
 
 # --- answers -------------------------------------------------------------------------------------
@@ -94,7 +163,11 @@ class Plugin(Bus):
     async def unsubscribe(self, topic_filter: str) -> None:
         self._handler = None
 
-    async def publish(self, topic: str, payload: bytes, **told: object) -> None:
+    @property
+    def connected(self) -> bool:
+        return True
+
+    async def publish(self, topic: str, payload: bytes, **told: Any) -> None:
         assert topic == CONTROL_TOPIC
         asked = json.loads(payload)["commands"]
         self.sent += asked
@@ -159,20 +232,30 @@ async def test_answer_that_stays_wrong_is_one_clear_error(answer: bytes | None) 
 
 
 async def test_lists_are_read_page_by_page() -> None:
-    assert len(WANTED) > PAGE
+    assert len(WANTED) > ROLES_A_PAGE
     plugin = Plugin(plainly)
     async with over(plugin) as rights:
         await rights.read()
     offsets = [command["offset"] for command in plugin.sent if command["command"] == "listRoles"]
-    assert offsets == list(range(0, len(WANTED), PAGE))
+    assert offsets == list(range(0, len(WANTED), ROLES_A_PAGE))
 
 
-async def test_nothing_is_sent_for_names_that_are_none_or_without_the_administrator() -> None:
+TOO_MANY = frozenset(Right("read", f"plant/{number}") for number in range(3_000))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (WANTED | {Entitlement("a/b", frozenset())}, "a/b"),
+        (WANTED | {Entitlement("ann", TOO_MANY)}, "not 3000 of them"),
+        (frozenset({Entitlement("ann", frozenset())}), "administrator must be among"),
+    ],
+)
+async def test_nothing_is_sent_of_what_cannot_be_said_whole(wrong: frozenset[Entitlement], why: str) -> None:
     plugin = Plugin(plainly)
     async with over(plugin) as rights:
-        for wrong in (WANTED | {Entitlement("a/b", frozenset())}, frozenset({Entitlement("ann", frozenset())})):
-            with pytest.raises(ConfigError):
-                await rights.apply(wrong)
+        with pytest.raises(ConfigError, match=why):
+            await rights.apply(wrong)
     assert plugin.sent == []
 
 
