@@ -18,6 +18,7 @@ from gemel.exchange.transfers import Transfers
 from gemel.host.party import Party, assemble, read_identity
 from gemel.host.service import Host
 from gemel.host.workers import Workers
+from gemel.learning.linear_head import LinearHead
 from gemel.learning.task import Task
 from gemel.ports import Bus, Records
 
@@ -41,7 +42,8 @@ class Learning:
         """Take part, install, and hand out frames, for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.party.transfers.serve(), name="transfers")
-            tasks.create_task(self.participant.encrypted.requests.serve(), name="training transfers")
+            if self.participant.encrypted is not None:
+                tasks.create_task(self.participant.encrypted.requests.serve(), name="training transfers")
             tasks.create_task(self.participant.run(), name="participant")
             tasks.create_task(self.installer.run(), name="installer")
 
@@ -62,15 +64,6 @@ def join(
     assert settings.key_file is not None
     trust, keys = read_identity(settings.trust_file, settings.key_file)
     party = assemble(host, trust, keys, records, bus)
-    requests = settings.state_dir / "training-transfers"
-    shutil.rmtree(requests, ignore_errors=True)  # of a training that a crash ended: it is not taken up again
-    of_training = party.post.among(party.post.topics.training())
-    encrypted = EncryptedTraining(
-        party.post,
-        party.transfers,
-        Transfers(of_training, requests, max_spool_bytes=settings.spool_bytes),
-        workers,
-    )
     participant = Participant(
         post=party.post,
         transfers=party.transfers,
@@ -82,7 +75,7 @@ def join(
         task_path=settings.task,
         state_dir=settings.state_dir,
         note=note,
-        encrypted=encrypted,
+        encrypted=_encrypted_training(host, party, workers) if isinstance(task, LinearHead) else None,
     )
     installer = Installer(
         post=party.post,
@@ -94,3 +87,11 @@ def join(
         note=note,
     )
     return Learning(party, participant, installer)
+
+
+def _encrypted_training(host: Host[AgentSettings], party: Party, workers: Workers) -> EncryptedTraining:
+    settings, topics = host.settings, party.post.topics.training()
+    requests = settings.state_dir / "training-transfers"
+    shutil.rmtree(requests, ignore_errors=True)  # of a training that a crash ended: it is not taken up again
+    held = Transfers(party.post.among(topics), requests, max_spool_bytes=settings.spool_bytes)
+    return EncryptedTraining(party.post, party.transfers, held, workers)

@@ -63,7 +63,7 @@ class Participant:
     task_path: str
     state_dir: Path
     note: Callable[..., None]  # fields for the agent's status
-    encrypted: EncryptedTraining
+    encrypted: EncryptedTraining | None  # where the task is a linear head
     _invited: asyncio.Event = field(default_factory=asyncio.Event)
     _fate: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the pending update: one step at a time
 
@@ -76,7 +76,8 @@ class Participant:
         await self.post.hear(topics.invitation, Kind.INVITATION, coordinator, self._on_invitation)
         own = self.post.identity.address
         await self.post.hear(topics.receipt(own), Kind.RECEIPT, coordinator, self._on_receipt)
-        await self.encrypted.listen()
+        if self.encrypted is not None:
+            await self.encrypted.listen()
         custodians, of_letters = trust.custodian_addresses, topics.letter_receipt("+", own)
         await self.post.hear(of_letters, Kind.LETTER_RECEIPT, custodians, self._on_letter_receipt)
 
@@ -165,6 +166,8 @@ class Participant:
     async def _sealed(self, header: Header, job: Job) -> SealedUpdate:
         if not job.policy.training.encrypted:
             return await self.workers.run(train_and_seal, job)
+        if self.encrypted is None:
+            raise Refused(Reason.WRONG_POLICY, "training.encrypted is for linear heads, and this task is none")
         return await self.encrypted.train(job, await announced_training(header.round, self.mailbox))
 
     def _left_s(self, until_ms: int) -> float:
