@@ -8,7 +8,7 @@ import {IElectorate} from "./IElectorate.sol";
 /// @title What counts because a quorum of the elected signed it.
 /// @notice The quorum is a part of the whole elected stake: who does not sign counts as no.
 abstract contract QuorumSigned {
-    uint256 private constant PPM = 1_000_000;
+    uint256 private constant WHOLE = 1_000_000; // ppm
 
     IElectorate public immutable electorate;
     /// @notice ppm of the elected stake; above a half, so that no two quorums contradict each other without a traitor.
@@ -19,13 +19,13 @@ abstract contract QuorumSigned {
     error SignersUnordered(address before, address signer);
 
     constructor(IElectorate electorate_, uint32 quorumPart_) {
-        if (quorumPart_ <= PPM / 2 || quorumPart_ > PPM) revert QuorumOutOfRange(quorumPart_);
+        if (quorumPart_ <= WHOLE / 2 || quorumPart_ > WHOLE) revert QuorumOutOfRange(quorumPart_);
         (electorate, quorumPart) = (electorate_, quorumPart_);
     }
 
     /// @notice The weight that a quorum has now; never zero, so that nobody is no quorum.
     function quorumWeight() public view returns (uint256) {
-        return Math.max(1, Math.mulDiv(electorate.totalWeight(), quorumPart, PPM, Math.Rounding.Ceil));
+        return Math.max(1, Math.mulDiv(electorate.totalWeight(), quorumPart, WHOLE, Math.Rounding.Ceil));
     }
 
     /// @param signatures ordered by rising signer, which counts each signer once

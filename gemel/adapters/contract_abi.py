@@ -81,7 +81,7 @@ class Contract:
 
 @cache
 def load(name: str) -> Contract:
-    """`DeviceRegistry` or `RoundRegistry`."""
+    """A contract by its name, as contracts/generated has it."""
     raw = msgspec.json.decode(files("contracts").joinpath("generated", f"{name}.json").read_bytes())
     by_kind: dict[str, list[Entry]] = {"function": [], "event": [], "error": []}
     constructor: list[str] = []
@@ -89,6 +89,8 @@ def load(name: str) -> Contract:
         if item["type"] == "constructor":
             constructor = [_type(each) for each in item["inputs"]]
             continue
+        if item["type"] not in by_kind:
+            continue  # receive: takes ether, has no name
         signature = f"{item['name']}({','.join(_type(each) for each in item['inputs'])})"
         topic = bytes(keccak(signature.encode()))
         selector = topic if item["type"] == "event" else topic[:4]

@@ -99,6 +99,20 @@ def test_merkle_vectors_in_forges_test_are_those_of_python() -> None:
     assert len(first) == 1  # the odd leaf of five: it moves up unpaired
 
 
+@pytest.mark.parametrize("file", sorted((CONTRACTS / "generated").glob("*.json")), ids=lambda file: file.stem)
+def test_every_generated_contract_loads_and_fits_on_chain(file: Path) -> None:
+    contract = load(file.stem)
+    assert contract.functions
+    assert contract.errors
+    assert len(contract.bytecode) < 48 * 1024  # EIP-3860; what is deployed of it must stay under half of that
+
+
+def test_election_answers_what_besu_asks() -> None:
+    entry = load("Election").functions["getValidators"]
+    assert entry.selector.hex() == "b7ab4db5"  # keccak of «getValidators()»
+    assert [output["type"] for output in entry.outputs] == ["address[]"]
+
+
 def test_every_call_of_the_port_has_its_function() -> None:
     functions = load(ROUND_REGISTRY).functions.keys()
     calls = {
