@@ -84,6 +84,20 @@ contract ElectionTest is Consortium {
         election.withdraw(id);
     }
 
+    /// An epoch that nobody closes: who has taken his tokens out votes with them no more.
+    function test_voteWeighsNoMoreThanWhatCanBeSlashed() public {
+        _seatFour();
+        (uint256 shares,) = election.delegationOf(_validator(3), _validator(3));
+        vm.prank(_validator(3));
+        uint256 id = election.undelegate(_validator(3), shares, address(0));
+        assertEq(election.weightOf(_validator(3)), 40 ether); // still within reach
+        vm.warp(block.timestamp + UNBONDING_S);
+        vm.prank(_validator(3));
+        election.withdraw(id);
+        assertEq(election.weightOf(_validator(3)), 0);
+        assertEq(election.totalWeight(), 90 ether);
+    }
+
     /// Whoever delegates after others (and after gifts to the pool) gets back what he gave, less dust.
     function testFuzz_delegatorGetsBackWhatHeGave(uint96 others, uint96 mine, uint96 gift) public {
         others = uint96(within(others, 1, 500 ether));
