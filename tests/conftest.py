@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
 from typing import TypeVar
 
@@ -19,6 +20,12 @@ IN_CI = os.environ.get("CI") == "true"
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if IN_CI else "local")
+
+
+@pytest.fixture(autouse=True)
+def recursion_limit_of_services() -> None:
+    """Only the embedded chain imports py-evm, which raises it to 100,000: deep JSON would then end the process."""
+    sys.setrecursionlimit(1000)
 
 
 def _fail_if_skipped(report: _Report) -> _Report:
