@@ -3,7 +3,7 @@
 Part of `python -m benchmarks.sealing --accuracy`. Both runs of a pair have the same seed, and with it the same split,
 the same M0 and the same shuffles: they differ in how updates travel, and in nothing else.
 
-Updates go through the code that the plant runs: clipped, scaled by n_k over the cap, rounded with error feedback,
+Updates go through the code that the plant runs: scaled by n_k over the cap, clipped, rounded with error feedback,
 packed, added, unpacked, averaged, applied. Encryption alone is left out, because it changes no integer: the
 benchmark's own test seals the same updates and finds the same opened bytes.
 """

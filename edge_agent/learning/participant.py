@@ -319,7 +319,7 @@ class Participant:
         """Advance the residual once validators' confirmation and the way from our update to it are both here.
 
         Whichever comes last. What is missing, or does not hold, leaves the residual as it was: rounding is then
-        repaid twice at worst, by half a step.
+        repaid twice at worst, and so is what was clipped.
         """
         await self.records.put(_KIND, "pending", msgspec.json.encode(pending))
         if pending.included is None or pending.confirmed is None:

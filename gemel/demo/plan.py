@@ -26,7 +26,8 @@ POLICY = Policy(
     minimum_owners=MINIMUM_AGENTS,
     max_frame_bytes=4 << 20,
 )
-# Seen: an honest round cost the validators' median up to 0.065, the heaviest gateway's poison 0.11 and more.
+# Seen with a clip of 0.25: an honest round cost the validators' median up to 0.065, the heaviest gateway's poison
+# 0.11 or more. With this clip two runs showed 0.03 and 0.18.
 GATE = GatePlan(threshold=300_000, max_regression=80_000)
 
 

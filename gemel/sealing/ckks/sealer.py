@@ -18,7 +18,7 @@ from gemel.wire.types import sha256
 
 
 class CkksSealer:
-    """Implements SealerPort. It rounds nothing, so residuals are what a clip left of the last one: zeros, mostly."""
+    """Implements SealerPort. It rounds nothing, so residuals are what the clip cut off: zeros, mostly."""
 
     def __init__(self, context: bytes, policy: SealingPolicy, parameters: int) -> None:
         """Raises ConfigError for a policy over budget or a context with a secret key, Refused for a wrong context."""
