@@ -1,4 +1,4 @@
-"""The two contracts' ABI as data: calls to bytes, and bytes to results, events and errors.
+"""The contracts' ABI as data: calls to bytes, and bytes to results, events and errors.
 
 Stands on eth-abi alone, so that the offline auditor decodes a kept chain without web3. Values are in the text forms
 of gemel.wire.types at this edge: bytes32 and bytes as hex without a prefix, addresses in lower case with `0x`,
@@ -33,15 +33,17 @@ class Entry:
     outputs: Sequence[Mapping[str, Any]]
 
     def encode(self, *arguments: object) -> bytes:
-        """Call data. Digests may be given as hex, as everywhere in Python."""
-        types = [_type(each) for each in self.inputs]
-        return self.selector + bytes(encode(types, [_to_abi(t, a) for t, a in zip(types, arguments, strict=True)]))
+        """Call data. Digests may be given as hex, as everywhere in Python; a struct is a sequence of its fields."""
+        return self.selector + _encode(self.inputs, arguments)
 
     def decode_result(self, data: bytes) -> Any:
-        """The single return value; a struct is a dict by field name, an array a list. Raises Malformed."""
-        (output,) = self.outputs
-        (value,) = _decode(self.name, [_type(output)], data)
-        return _from_abi(output, value)
+        """What a function returns: a struct is a dict by field name, an array a list; several values are a tuple.
+
+        Raises Malformed.
+        """
+        values = _decode(self.name, [_type(output) for output in self.outputs], data)
+        found = tuple(_from_abi(output, value) for output, value in zip(self.outputs, values, strict=True))
+        return found[0] if len(found) == 1 else found
 
     def decode_inputs(self, data: bytes) -> Values:
         """The arguments of a call or an error, by name; `data` without the selector. Raises Malformed."""
@@ -69,14 +71,14 @@ class Contract:
 
     name: str
     bytecode: bytes
-    constructor: Sequence[str]  # argument types
+    constructor: Sequence[Mapping[str, Any]]  # its inputs
     functions: Mapping[str, Entry]
     events: Mapping[bytes, Entry]  # by topic 0
     errors: Mapping[bytes, Entry]  # by selector
 
     def deployment(self, *arguments: object) -> bytes:
         """The data of the transaction that creates this contract."""
-        return self.bytecode + bytes(encode(self.constructor, arguments))
+        return self.bytecode + _encode(self.constructor, arguments)
 
 
 @cache
@@ -84,10 +86,10 @@ def load(name: str) -> Contract:
     """A contract by its name, as contracts/generated has it."""
     raw = msgspec.json.decode(files("contracts").joinpath("generated", f"{name}.json").read_bytes())
     by_kind: dict[str, list[Entry]] = {"function": [], "event": [], "error": []}
-    constructor: list[str] = []
+    constructor: Sequence[Mapping[str, Any]] = ()
     for item in raw["abi"]:
         if item["type"] == "constructor":
-            constructor = [_type(each) for each in item["inputs"]]
+            constructor = item["inputs"]
             continue
         if item["type"] not in by_kind:
             continue  # receive: takes ether, has no name
@@ -106,15 +108,30 @@ def load(name: str) -> Contract:
 
 
 DEVICE_REGISTRY, ROUND_REGISTRY = "DeviceRegistry", "RoundRegistry"
+STAKE_TOKEN, ELECTION, QUALITY_VOTES, TRUST = "StakeToken", "Election", "QualityVotes", "Trust"
+ASSET_REGISTRY, DATA_SHARING = "AssetRegistry", "DataSharing"
+MAINTENANCE, AUDIT_ANCHORS, ADMINISTRATION = "Maintenance", "AuditAnchors", "Administration"
+CONTRACTS = (
+    *(DEVICE_REGISTRY, ROUND_REGISTRY, STAKE_TOKEN, ELECTION, QUALITY_VOTES, TRUST),
+    *(ASSET_REGISTRY, DATA_SHARING, MAINTENANCE, AUDIT_ANCHORS, ADMINISTRATION),
+)
 
 _REQUIRE = Entry("Error", bytes.fromhex("08c379a0"), [{"name": "reason", "type": "string"}], ())
 _PANIC = Entry("Panic", bytes.fromhex("4e487b71"), [{"name": "code", "type": "uint256"}], ())
 
 
+@cache
+def _errors() -> Mapping[bytes, Entry]:
+    """Every error of every contract: one reverts with another's when it calls it."""
+    known = {_REQUIRE.selector: _REQUIRE, _PANIC.selector: _PANIC}
+    for name in CONTRACTS:
+        known |= load(name).errors
+    return known
+
+
 def decode_error(data: bytes) -> tuple[str, Values]:
     """Name and values of a revert: one of our errors, Solidity's Error or Panic, else `Unknown` with the bytes."""
-    known = {_REQUIRE.selector: _REQUIRE, _PANIC.selector: _PANIC}
-    entry = (known | dict(load(DEVICE_REGISTRY).errors) | dict(load(ROUND_REGISTRY).errors)).get(data[:4])
+    entry = _errors().get(data[:4])
     try:
         if entry is not None:
             return entry.name, entry.decode_inputs(data[4:])
@@ -123,13 +140,10 @@ def decode_error(data: bytes) -> tuple[str, Values]:
     return "Unknown", {"data": data.hex()}
 
 
-def decode_event(topics: Sequence[bytes], data: bytes) -> tuple[str, Values] | None:
-    """Name and values of a log of either contract; None if neither declares it. Raises Malformed."""
-    for name in (DEVICE_REGISTRY, ROUND_REGISTRY):
-        entry = load(name).events.get(topics[0]) if topics else None
-        if entry is not None:
-            return entry.name, entry.decode_log(topics, data)
-    return None
+def decode_event(contract: str, topics: Sequence[bytes], data: bytes) -> tuple[str, Values] | None:
+    """Name and values of a log of `contract`; None for an event that it does not declare. Raises Malformed."""
+    entry = load(contract).events.get(topics[0]) if topics else None
+    return None if entry is None else (entry.name, entry.decode_log(topics, data))
 
 
 def _decode(what: str, types: Sequence[str], data: bytes) -> tuple[Any, ...]:
@@ -146,8 +160,21 @@ def _type(item: Mapping[str, Any]) -> str:
     return kind
 
 
-def _to_abi(kind: str, value: object) -> object:
-    return bytes.fromhex(value) if kind.startswith("bytes") and isinstance(value, str) else value
+def _encode(inputs: Sequence[Mapping[str, Any]], arguments: Sequence[object]) -> bytes:
+    values = [_to_abi(each, argument) for each, argument in zip(inputs, arguments, strict=True)]
+    return bytes(encode([_type(each) for each in inputs], values))
+
+
+def _to_abi(item: Mapping[str, Any], value: Any) -> Any:
+    kind: str = item["type"]
+    if kind.endswith("[]"):
+        element = dict(item, type=kind.removesuffix("[]"))
+        return [_to_abi(element, each) for each in value]
+    if kind == "tuple":
+        return tuple(_to_abi(each, field) for each, field in zip(item["components"], value, strict=True))
+    if kind.startswith("bytes") and isinstance(value, str):
+        return bytes.fromhex(value)
+    return value
 
 
 def _from_abi(item: Mapping[str, Any], value: Any) -> Any:

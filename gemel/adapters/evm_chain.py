@@ -1,20 +1,39 @@
-"""The contracts on any EVM chain, through one JSON-RPC endpoint: `gemel.ports.Chain`."""
+"""The round ledger on any EVM chain, through one JSON-RPC endpoint: `gemel.ports.Chain`."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from gemel.adapters.contract_abi import DEVICE_REGISTRY, ROUND_REGISTRY, decode_error, load
+from gemel.adapters.chain_place import ChainPlace
+from gemel.adapters.contract_abi import (
+    CONTRACTS,
+    DEVICE_REGISTRY,
+    ELECTION,
+    QUALITY_VOTES,
+    ROUND_REGISTRY,
+    Values,
+    decode_event,
+)
+from gemel.adapters.contract_calls import ContractCalls
 from gemel.adapters.event_follower import Follower
-from gemel.adapters.evm_node import CallReverted, EvmNode, Patience
-from gemel.adapters.evm_transactions import Sender
-from gemel.errors import ChainReverted, ChainUnavailable, ConfigError, Malformed
-from gemel.ports import ChainEvent, PartyRecord, Role, RoundRecord, RoundState, Sent, TaskRecord
+from gemel.adapters.evm_node import Log, Patience
+from gemel.ports import (
+    BallotRecord,
+    ChainEvent,
+    LineageRecord,
+    PartyRecord,
+    Role,
+    RoundRecord,
+    RoundState,
+    Sent,
+    TaskRecord,
+)
+from gemel.wire.attestations import Confirmation, SealedVote, Vote
 from gemel.wire.eip712 import task_id
+from gemel.wire.electorate import Electorate, Member
 from gemel.wire.identity import Identity
 from gemel.wire.types import Address, Digest, Ppm, Signature
 
@@ -24,62 +43,61 @@ _PARTIES_PAGE = 200
 class EvmChain:
     """One service's view of the contracts. Open it with `async with`; entering checks chain id and contracts.
 
-    Without an identity it only reads. `first_block` (Deployed.block) spares `events` the blocks below it;
-    `confirmations` is how many blocks must lie above an event's before it is handed out: 0 where the chain has
-    finality (QBFT, the embedded chain), more where blocks may still be replaced.
+    Without an identity it only reads. `confirmations` is how many blocks must lie above an event's before it is
+    handed out: 0 where the chain has finality (QBFT, the embedded chain), more where blocks may still be replaced.
+    `calls` is the connection, for the adapters of the other ports.
     """
 
     def __init__(
         self,
-        rpc_url: str,
-        device_registry: Address,
-        round_registry: Address,
+        place: ChainPlace,
         identity: Identity | None,
-        chain_id: int,
         *,
-        first_block: int = 0,
         confirmations: int = 0,
         poll_s: float = 0.25,
         patience: Patience | None = None,
     ) -> None:
-        self._node = EvmNode(rpc_url, patience)
-        self._addresses = {DEVICE_REGISTRY: device_registry, ROUND_REGISTRY: round_registry}
-        self._sender = Sender(self._node, identity, chain_id) if identity else None
-        self._chain_id = chain_id
-        self._follower = Follower(self._node, (device_registry, round_registry), first_block, confirmations, poll_s)
-        self._open = AsyncExitStack()
+        self.calls = ContractCalls(place, identity, patience)
+        names = {place.contracts[name]: name for name in CONTRACTS}
+
+        def decode(log: Log) -> tuple[str, Values] | None:
+            return decode_event(names[log.address], log.topics, log.data)
+
+        self._follower = Follower(
+            self.calls.node, tuple(names), place.first_block, confirmations, poll_s, decode=decode
+        )
 
     async def __aenter__(self) -> Self:
         """Raises ConfigError for another chain or a place without a contract, ChainUnavailable."""
-        async with AsyncExitStack() as opening:
-            await opening.enter_async_context(self._node)
-            await self._node.require_chain(self._chain_id)
-            for name, address in self._addresses.items():
-                if not await self._node.code(address):
-                    raise ConfigError(self._node.rpc_url, name, f"a contract's address; there is none at {address}")
-            self._open = opening.pop_all()
+        await self.calls.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._open.aclose()
+        await self.calls.__aexit__(kind, error, trace)
 
     # --- writing: what each does, and who may, stands in gemel.ports.Chain ------------------------
 
     async def create_task(
-        self, task: str, *, threshold: Ppm, max_regression: Ppm, minimum_owners: int, quorum: int
+        self, task: str, *, threshold: Ppm, max_regression: Ppm, minimum_owners: int, quorum_part: Ppm, policy: Digest
     ) -> Sent:
         """See `Chain`."""
-        return await self._rounds("createTask", task, threshold, max_regression, minimum_owners, quorum)
+        gate = (threshold, max_regression, minimum_owners, quorum_part)
+        return await self._rounds("createTask", task, *gate, policy)
 
-    async def register(self, party: PartyRecord) -> Sent:
+    async def set_policy(self, task: str, policy: Digest) -> Sent:
         """See `Chain`."""
-        return await self._send(DEVICE_REGISTRY, "register", party.address, party.owner, int(party.role), party.box)
+        return await self._rounds("setPolicy", task_id(task), policy)
+
+    async def register(self, party: PartyRecord, proof: Signature) -> Sent:
+        """See `Chain`."""
+        record = (party.address, party.owner, int(party.role), party.box)
+        return await self.calls.send(DEVICE_REGISTRY, "register", *record, proof)
 
     async def suspend(self, address: Address) -> Sent:
         """See `Chain`."""
-        return await self._send(DEVICE_REGISTRY, "suspend", address)
+        return await self.calls.send(DEVICE_REGISTRY, "suspend", address)
 
     async def propose_genesis(self, task: str, *, model: Digest, policy: Digest) -> Sent:
         """See `Chain`."""
@@ -99,9 +117,10 @@ class EvmChain:
         """See `Chain`."""
         return await self._rounds("proposeSum", task_id(task), round_, updates_root, sum_digest, owners, weight)
 
-    async def attest_sum(self, task: str, round_: int, *, validator: Address, signature: Signature) -> Sent:
+    async def attest_sums(self, task: str, round_: int, confirmations: Sequence[Confirmation]) -> Sent:
         """See `Chain`."""
-        return await self._rounds("attestSum", task_id(task), round_, validator, signature)
+        signed = [(each.validator, each.signature) for each in confirmations]
+        return await self._rounds("attestSums", task_id(task), round_, signed)
 
     async def record_opening(self, task: str, round_: int, *, opened: Digest) -> Sent:
         """See `Chain`."""
@@ -113,21 +132,15 @@ class EvmChain:
         """See `Chain`."""
         return await self._rounds("proposeCandidate", task_id(task), round_, model, explanation, accuracy)
 
-    async def attest_model(
-        self,
-        task: str,
-        round_: int,
-        *,
-        validator: Address,
-        accuracy: Ppm,
-        baseline: Ppm,
-        approved: bool,
-        signature: Signature,
-    ) -> Sent:
+    async def commit_votes(self, task: str, round_: int, sealed: Sequence[SealedVote]) -> Sent:
         """See `Chain`."""
-        return await self._rounds(
-            "attestModel", task_id(task), round_, validator, accuracy, baseline, approved, signature
-        )
+        commitments = [(each.validator, each.commitment, each.signature) for each in sealed]
+        return await self.calls.send(QUALITY_VOTES, "commit", task_id(task), round_, commitments)
+
+    async def reveal_votes(self, task: str, round_: int, votes: Sequence[Vote]) -> Sent:
+        """See `Chain`."""
+        reveals = [(v.validator, v.accuracy, v.baseline, v.approved, v.signature) for v in votes]
+        return await self.calls.send(QUALITY_VOTES, "reveal", task_id(task), round_, reveals)
 
     async def finalise(self, task: str, round_: int) -> Sent:
         """See `Chain`."""
@@ -137,6 +150,10 @@ class EvmChain:
         """See `Chain`."""
         return await self._rounds("recordDeployed", task_id(task), round_, agents)
 
+    async def roll_back(self, task: str, round_: int, *, agents: int, report: Digest) -> Sent:
+        """See `Chain`."""
+        return await self._rounds("rollBack", task_id(task), round_, agents, report)
+
     async def abort(self, task: str, round_: int, *, reason: str) -> Sent:
         """See `Chain`."""
         return await self._rounds("abort", task_id(task), round_, reason)
@@ -144,21 +161,22 @@ class EvmChain:
     # --- reading --------------------------------------------------------------------------------
 
     async def task(self, task: str) -> TaskRecord:
-        """See `Chain`; a quorum of 0 says that there is no such task."""
-        found = await self._call(ROUND_REGISTRY, "task", task_id(task))
+        """See `Chain`."""
+        found = await self.calls.call(ROUND_REGISTRY, "task", task_id(task))
         return TaskRecord(
             threshold=found["threshold"],
             max_regression=found["maxRegression"],
             minimum_owners=found["minimumOwners"],
-            quorum=found["quorum"],
+            quorum_part=found["quorumPart"],
             last_round=found["lastRound"],
             deployment=found["deployment"],
             model=found["model"],
+            policy=found["policy"],
         )
 
     async def round(self, task: str, round_: int) -> RoundRecord:
         """See `Chain`; `accuracy` and `baseline` are the validators' medians, 0 until there is a verdict."""
-        found = await self._call(ROUND_REGISTRY, "round", task_id(task), round_)
+        found = await self.calls.call(ROUND_REGISTRY, "round", task_id(task), round_)
         return RoundRecord(
             state=RoundState(found["state"]),
             base=found["base"],
@@ -174,11 +192,43 @@ class EvmChain:
             deployment=found["deployment"],
             accuracy=found["accuracy"],
             baseline=found["baseline"],
+            epoch=found["epoch"],
+            opened_block=found["openedBlock"],
         )
+
+    async def ballot(self, task: str, round_: int) -> BallotRecord:
+        """See `Chain`."""
+        found = await self.calls.call(QUALITY_VOTES, "ballotOf", task_id(task), round_)
+        return BallotRecord(
+            epoch=found["epoch"],
+            commit_until_s=found["commitUntil"],
+            reveal_until_s=found["revealUntil"],
+            committed=found["committed"],
+            revealed=found["revealed"],
+            closed=found["closed"],
+        )
+
+    async def lineage(self, task: str, model: Digest) -> LineageRecord:
+        """See `Chain`."""
+        found = await self.calls.call(ROUND_REGISTRY, "lineage", task_id(task), model)
+        return LineageRecord(found["parent"], found["round"], found["deployment"], found["rolledBack"])
+
+    async def epoch(self) -> int:
+        """See `Chain`."""
+        running: int = await self.calls.call(ELECTION, "epoch")
+        return running
+
+    async def electorate(self, task: str, epoch: int) -> Electorate:
+        """See `Chain`."""
+        quorum_part = (await self.task(task)).quorum_part
+        addresses, weights = await self.calls.call(ELECTION, "seatsAt", epoch)
+        boxes = [(await self.party(address)).box for address in addresses]
+        seats = zip(addresses, boxes, weights, strict=True)
+        return Electorate(epoch, quorum_part, tuple(Member(a, box, weight) for a, box, weight in seats))
 
     async def party(self, address: Address) -> PartyRecord:
         """See `Chain`."""
-        found = _party(await self._call(DEVICE_REGISTRY, "party", address))
+        found = _party(await self.calls.call(DEVICE_REGISTRY, "party", address))
         return (
             found if found.role is not Role.NONE else PartyRecord(address, found.owner, Role.NONE, found.box, False)
         )
@@ -187,7 +237,7 @@ class EvmChain:
         """See `Chain`."""
         found: list[PartyRecord] = []
         while True:
-            page = await self._call(DEVICE_REGISTRY, "parties", len(found), _PARTIES_PAGE)
+            page = await self.calls.call(DEVICE_REGISTRY, "parties", len(found), _PARTIES_PAGE)
             found.extend(map(_party, page))
             if len(page) < _PARTIES_PAGE:
                 return found
@@ -201,27 +251,8 @@ class EvmChain:
         """See `Chain`; while no node answers it waits instead of raising."""
         return self._follower.events(checkpoint)
 
-    # --- both -----------------------------------------------------------------------------------
-
     async def _rounds(self, function: str, *arguments: object) -> Sent:
-        return await self._send(ROUND_REGISTRY, function, *arguments)
-
-    async def _send(self, contract: str, function: str, *arguments: object) -> Sent:
-        assert self._sender is not None, "this chain was opened without an identity, to read only"
-        data = load(contract).functions[function].encode(*arguments)
-        receipt = await self._sender.send(function, self._addresses[contract], data)
-        return Sent(receipt.transaction, receipt.block, receipt.gas)
-
-    async def _call(self, contract: str, function: str, *arguments: object) -> Any:
-        entry = load(contract).functions[function]
-        try:
-            answer = await self._node.call(self._addresses[contract], entry.encode(*arguments))
-        except CallReverted as error:
-            raise ChainReverted(function, *decode_error(error.data)) from error
-        try:
-            return entry.decode_result(answer)
-        except Malformed as error:
-            raise ChainUnavailable(f"the node at {self._node.rpc_url} answers nonsense: {error}") from error
+        return await self.calls.send(ROUND_REGISTRY, function, *arguments)
 
 
 def _party(found: dict[str, Any]) -> PartyRecord:

@@ -8,7 +8,7 @@
     twins          the registry's twins, revisions, readings, events and agents
     assets         what was declared about assets
     accesses       the log of reads, and the roots over it
-    chain          the contracts: tasks, rounds, parties, events
+    chain          the contracts: tasks, rounds, votes, parties, events
 
 Each port has one contract suite in tests/contract, which every adapter passes. Import them from here.
 """
@@ -20,7 +20,18 @@ from gemel.ports.assets import AssetRecord, AssetStore
 from gemel.ports.blobs import Blobs
 from gemel.ports.broker_rights import BrokerRights
 from gemel.ports.bus import Bus, BusMessage, Handler, Will
-from gemel.ports.chain import Chain, ChainEvent, PartyRecord, Role, RoundRecord, RoundState, Sent, TaskRecord
+from gemel.ports.chain import (
+    BallotRecord,
+    Chain,
+    ChainEvent,
+    LineageRecord,
+    PartyRecord,
+    Role,
+    RoundRecord,
+    RoundState,
+    Sent,
+    TaskRecord,
+)
 from gemel.ports.clock import Clock
 from gemel.ports.records import Records
 from gemel.ports.twins import AgentEntry, Bucket, Change, Sample, TwinEntry, TwinEvent, TwinRevision, TwinStore
@@ -32,6 +43,7 @@ __all__ = [
     "AgentEntry",
     "AssetRecord",
     "AssetStore",
+    "BallotRecord",
     "Blobs",
     "BrokerRights",
     "Bucket",
@@ -42,6 +54,7 @@ __all__ = [
     "Change",
     "Clock",
     "Handler",
+    "LineageRecord",
     "PartyRecord",
     "Records",
     "Role",

@@ -9,6 +9,8 @@ from typing import Protocol
 
 import msgspec
 
+from gemel.wire.attestations import Confirmation, SealedVote, Vote
+from gemel.wire.electorate import Electorate
 from gemel.wire.types import Address, BoxKey, Count, Digest, Ppm, Signature
 
 
@@ -38,6 +40,7 @@ class Role(IntEnum):
     CUSTODIAN = 3
     VALIDATOR = 4
     LISTENER = 5
+    AUDITOR = 6
 
 
 class PartyRecord(msgspec.Struct, frozen=True):
@@ -56,10 +59,11 @@ class TaskRecord(msgspec.Struct, frozen=True):
     threshold: Ppm  # the median accuracy that a candidate must reach
     max_regression: Ppm  # how far below the model in use it may fall
     minimum_owners: Count
-    quorum: Count  # validators that must approve
+    quorum_part: Count  # ppm of the elected stake that must confirm, and approve; 0: there is no such task
     last_round: Count
     deployment: Count  # number of the model in use; 0 before M0
     model: Digest
+    policy: Digest  # that the next round will be held to
 
 
 class RoundRecord(msgspec.Struct, frozen=True):
@@ -79,6 +83,28 @@ class RoundRecord(msgspec.Struct, frozen=True):
     deployment: Count
     accuracy: Ppm
     baseline: Ppm
+    epoch: Count  # whose electorate confirms, votes and is counted
+    opened_block: Count  # the block that the round was opened in
+
+
+class BallotRecord(msgspec.Struct, frozen=True):
+    """The vote on a candidate: committed, then revealed, then closed (contracts/src/QualityVotes.sol)."""
+
+    epoch: Count  # 0: there is no such ballot
+    commit_until_s: Count
+    reveal_until_s: Count
+    committed: Count
+    revealed: Count
+    closed: bool
+
+
+class LineageRecord(msgspec.Struct, frozen=True):
+    """Where an approved model comes from."""
+
+    parent: Digest  # zeros for M0
+    round: Count
+    deployment: Count  # 0 if the model was never approved
+    rolled_back: bool
 
 
 class ChainEvent(msgspec.Struct, frozen=True):
@@ -109,13 +135,17 @@ class Chain(Protocol):
     """
 
     async def create_task(
-        self, task: str, *, threshold: Ppm, max_regression: Ppm, minimum_owners: int, quorum: int
+        self, task: str, *, threshold: Ppm, max_regression: Ppm, minimum_owners: int, quorum_part: Ppm, policy: Digest
     ) -> Sent:
-        """Operator: define a task and its gate."""
+        """Operator: define a task, its gate and its first policy."""
         ...
 
-    async def register(self, party: PartyRecord) -> Sent:
-        """Operator: enter a party into the device registry (and grant its role on the contracts)."""
+    async def set_policy(self, task: str, policy: Digest) -> Sent:
+        """Administration: what rounds are held to from the next one on; a round that is open keeps its own."""
+        ...
+
+    async def register(self, party: PartyRecord, proof: Signature) -> Sent:
+        """Operator: enter a party into the device registry. `proof` is its own signature (wire/registration.py)."""
         ...
 
     async def suspend(self, address: Address) -> Sent:
@@ -127,7 +157,10 @@ class Chain(Protocol):
         ...
 
     async def open_round(self, task: str, round_: int, *, base: Digest, policy: Digest) -> Sent:
-        """Coordinator: only one above the last round, from the model in use, when the last round is final."""
+        """Coordinator: only one above the last round, from the model in use, when the last round is final.
+
+        `policy` must be the task's: the round is held to it from now on, whatever becomes of the task's.
+        """
         ...
 
     async def close_list(self, task: str, round_: int, *, root: Digest) -> Sent:
@@ -140,8 +173,8 @@ class Chain(Protocol):
         """Coordinator: LISTED → AGGREGATED. Refused below the task's minimum of owners."""
         ...
 
-    async def attest_sum(self, task: str, round_: int, *, validator: Address, signature: Signature) -> Sent:
-        """Anybody, with a validator's signature: at quorum AGGREGATED → CONFIRMED."""
+    async def attest_sums(self, task: str, round_: int, confirmations: Sequence[Confirmation]) -> Sent:
+        """Anybody, with validators' signatures: at quorum AGGREGATED → CONFIRMED. What stands is passed over."""
         ...
 
     async def record_opening(self, task: str, round_: int, *, opened: Digest) -> Sent:
@@ -154,26 +187,27 @@ class Chain(Protocol):
         """Coordinator: OPENED → MEASURED, with what it measured itself (for the record; it has no vote)."""
         ...
 
-    async def attest_model(
-        self,
-        task: str,
-        round_: int,
-        *,
-        validator: Address,
-        accuracy: Ppm,
-        baseline: Ppm,
-        approved: bool,
-        signature: Signature,
-    ) -> Sent:
-        """Anybody, with a validator's signature: counts a vote, one for each validator."""
+    async def commit_votes(self, task: str, round_: int, sealed: Sequence[SealedVote]) -> Sent:
+        """Anybody, with validators' signatures, until all elected have committed or the time is over."""
+        ...
+
+    async def reveal_votes(self, task: str, round_: int, votes: Sequence[Vote]) -> Sent:
+        """Anybody, after that, until all who committed have revealed or the time is over."""
         ...
 
     async def finalise(self, task: str, round_: int) -> Sent:
-        """Coordinator: MEASURED → APPROVED or REJECTED, once a quorum of validators has voted."""
+        """Anybody, once the vote is over: MEASURED → APPROVED or REJECTED."""
         ...
 
     async def record_deployed(self, task: str, round_: int, *, agents: int) -> Sent:
         """Listener: APPROVED → DEPLOYED."""
+        ...
+
+    async def roll_back(self, task: str, round_: int, *, agents: int, report: Digest) -> Sent:
+        """Listener (APPROVED), operator (DEPLOYED, the last round): → ROLLED_BACK, the parent is in use again.
+
+        `report` is the digest of what the canaries said.
+        """
         ...
 
     async def abort(self, task: str, round_: int, *, reason: str) -> Sent:
@@ -186,6 +220,22 @@ class Chain(Protocol):
 
     async def round(self, task: str, round_: int) -> RoundRecord:
         """One round; state NONE if there is none."""
+        ...
+
+    async def ballot(self, task: str, round_: int) -> BallotRecord:
+        """The vote on a round's candidate; epoch 0 if there is none."""
+        ...
+
+    async def lineage(self, task: str, model: Digest) -> LineageRecord:
+        """Where a model comes from; deployment 0 if it was never approved."""
+        ...
+
+    async def epoch(self) -> int:
+        """The epoch that is running; 0 before the first election."""
+        ...
+
+    async def electorate(self, task: str, epoch: int) -> Electorate:
+        """Who was elected for an epoch, with the quorum of the task."""
         ...
 
     async def party(self, address: Address) -> PartyRecord:
@@ -202,7 +252,7 @@ class Chain(Protocol):
         ...
 
     def events(self, checkpoint: Path) -> AsyncIterator[ChainEvent]:
-        """Every event of both contracts from the first block on: never missed, never repeated.
+        """Every event of all contracts from the first block on: never missed, never repeated.
 
         The checkpoint (a SQLite file) moves on when the consumer asks for the next event, so an event whose effect
         was not finished comes again after a crash. Reorganised events come as `retracted`.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
+from eth_hash.auto import keccak
 
 from gemel.errors import Refused
 from gemel.wire.eip712 import Domain, task_id
+from gemel.wire.electorate import Electorate
 from gemel.wire.identity import Identity, recover
 from gemel.wire.reasons import Reason
 from gemel.wire.types import Address, Count, Digest, Ppm, Signature
@@ -19,6 +22,9 @@ _MODEL_TYPE = (
     "ModelAttestation(bytes32 task,uint64 round,uint64 deployment,bytes32 parent,bytes32 model,"
     "uint32 accuracy,uint32 baseline,bool approved)"
 )
+
+_COMMITMENT_TYPE = "VoteCommitment(bytes32 task,uint64 round,bytes22 commitment)"
+_COMMITMENT_BYTES = 22
 
 
 class SumAttestation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,6 +95,17 @@ class Vote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signature: Signature
 
 
+class SealedVote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A validator's signed promise of a vote that it does not show yet (contracts/src/QualityVotes.sol).
+
+    `commitment` is the start of the keccak of the vote's signature: only who made that signature can open it.
+    """
+
+    validator: Address
+    commitment: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{44}\Z")]
+    signature: Signature
+
+
 class Confirmation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A validator's signed word that a sum is what it recomputed, as deployment messages carry it."""
 
@@ -101,18 +118,21 @@ def attest(attestation: SumAttestation | ModelAttestation, domain: Domain, valid
     return validator.sign(attestation.hash(domain))
 
 
+def seal_vote(vote: Vote, task: str, round_: int, votes: Domain, validator: Identity) -> SealedVote:
+    """The promise of `vote`, for the contract that `votes` is the domain of."""
+    commitment = bytes(keccak(bytes.fromhex(vote.signature)))[:_COMMITMENT_BYTES]
+    padded = commitment.ljust(32, b"\0")  # bytes22 is aligned to the left
+    signature = validator.sign(votes.hash(_COMMITMENT_TYPE, task_id(task), round_, padded))
+    return SealedVote(validator.address, commitment.hex(), signature.hex())
+
+
 def check_confirmed(
-    domain: Domain,
-    confirmed: SumAttestation,
-    confirmations: Iterable[Confirmation],
-    validators: Mapping[Address, object] | frozenset[Address],
-    quorum: int,
+    domain: Domain, confirmed: SumAttestation, confirmations: Iterable[Confirmation], electorate: Electorate
 ) -> None:
-    """Raises Refused(no_quorum) unless `quorum` distinct pinned validators confirmed exactly this sum."""
+    """Raises Refused(no_quorum) unless a quorum of the electorate confirmed exactly this sum."""
     signed = confirmed.hash(domain)
     found = {c.validator for c in confirmations if recover(signed, bytes.fromhex(c.signature)) == c.validator}
-    if len(found & set(validators)) < quorum:
-        raise Refused(Reason.NO_QUORUM, f"{len(found & set(validators))} confirmations of the sum, {quorum} needed")
+    electorate.require_quorum(found, "confirmations of the sum")
 
 
 def check_quorum(
@@ -124,10 +144,9 @@ def check_quorum(
     parent: Digest,
     model: Digest,
     votes: Iterable[Vote],
-    validators: Mapping[Address, object] | frozenset[Address],
-    quorum: int,
+    electorate: Electorate,
 ) -> None:
-    """Raises Refused(no_quorum) unless `quorum` distinct pinned validators approved exactly this model.
+    """Raises Refused(no_quorum) unless a quorum of the electorate approved exactly this model.
 
     One vote that does not verify is enough to refuse all: an honest listener never carries one.
     """
@@ -135,9 +154,8 @@ def check_quorum(
     for vote in votes:
         signed = ModelAttestation(task, round, deployment, parent, model, vote.accuracy, vote.baseline, vote.approved)
         signer = recover(signed.hash(domain), bytes.fromhex(vote.signature))
-        if signer != vote.validator or signer not in validators:
-            raise Refused(Reason.NO_QUORUM, f"a vote is not by the pinned validator {vote.validator}")
+        if signer != vote.validator or signer not in electorate.addresses:
+            raise Refused(Reason.NO_QUORUM, f"a vote is not by {vote.validator} of epoch {electorate.epoch}")
         if vote.approved:
             approving.add(signer)
-    if len(approving) < quorum:
-        raise Refused(Reason.NO_QUORUM, f"{len(approving)} approvals, {quorum} needed")
+    electorate.require_quorum(approving, "approvals")

@@ -68,6 +68,10 @@ class Kind(IntEnum):
     KEY_TOTAL = 18
     TRAINING_REQUEST = 19
     TRAINING_ANSWER = 20
+    BALLOT = 21
+    STANDING = 22
+    HANDOVER = 23
+    HEALTH_ALERT = 24
 
 
 @dataclass(frozen=True, slots=True)

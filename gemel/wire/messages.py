@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from gemel.errors import Malformed
-from gemel.wire.attestations import Confirmation, Vote
+from gemel.wire.attestations import Confirmation, SealedVote, Vote
 from gemel.wire.chunks import Transfer
+from gemel.wire.electorate import Electorate
 from gemel.wire.envelope import HEADER_BYTES
-from gemel.wire.types import NO_DIGEST, Address, BoxKey, Count, Digest, Millis, Ppm, sha256
+from gemel.wire.standing import Facts, StandingSignature
+from gemel.wire.types import NO_DIGEST, Address, BoxKey, Count, Digest, Millis, Ppm, Signature, sha256
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
@@ -280,17 +282,30 @@ class ConfirmedSum(Body, frozen=True):
     confirmations: tuple[Confirmation, ...]
 
 
-class Deployment(Body, frozen=True):
-    """What the chain approved: the header's round. Valid only with a quorum of pinned validators' votes."""
+class Restored(Body, frozen=True):
+    """That the chain went back to an older model: a quorum of the electorate says that it stands."""
+
+    facts: Facts
+    signatures: tuple[StandingSignature, ...]
+
+
+class Deployment(Body, frozen=True, omit_defaults=True):
+    """What the chain approved: the header's round. Valid only with a quorum of the stake of `epoch`.
+
+    That is votes on the model or, where the chain went back to one that was in use before, standings that name it.
+    """
 
     deployment: Positive
-    parent: Digest
+    parent: Digest  # of a restored model: the one that was given up
     model: Digest
+    epoch: Count  # whose electorate voted
     votes: tuple[Vote, ...]
     accuracy: Ppm  # the stake's median, as the contract computed it
     transaction: Digest
     block: Count
     confirmed: ConfirmedSum | None = None  # M0 is no sum's
+    canaries: tuple[Address, ...] | None = None  # these first; None: everybody
+    restored: Restored | None = None
 
 
 class ModelOffer(Body, frozen=True):
@@ -301,11 +316,11 @@ class ModelOffer(Body, frozen=True):
 
 
 class Installed(Body, frozen=True):
-    """An agent runs a deployment, or says why it does not."""
+    """An agent runs a deployment, or says why it does not; a canary says later how the model does."""
 
     deployment: Count
     model: Digest
-    outcome: Literal["installed", "refused"]
+    outcome: Literal["installed", "refused", "healthy", "unhealthy"]
     reason: str = ""
 
 
@@ -342,3 +357,74 @@ class RoundAnswer(Body, frozen=True):
     outcome: Literal["accepted", "refused"]
     reason: str = ""
     detail: str = ""
+
+
+class SignedSum(Body, frozen=True, tag="sum"):
+    """A validator recomputed the sum of the header's round."""
+
+    confirmation: Confirmation
+
+
+class SignedSeal(Body, frozen=True, tag="seal"):
+    """A validator has measured the candidate of the header's round, and shows the result when all have."""
+
+    sealed: SealedVote
+
+
+class SignedVote(Body, frozen=True, tag="vote"):
+    """What the validator measured, and whether it approves."""
+
+    vote: Vote
+
+
+class DeviceResult(Body, frozen=True):
+    """What a round says of one device: 0 for whoever was not admitted, and its share of the round's reward."""
+
+    device: Address
+    outcome: Ppm
+    share: Ppm
+
+
+class SignedResults(Body, frozen=True, tag="results"):
+    """What the header's round says of its devices, for the trust contract."""
+
+    results: tuple[DeviceResult, ...]
+    confirmation: Confirmation
+
+
+Ballot = SignedSum | SignedSeal | SignedVote | SignedResults  # validator → coordinator, who hands them in together
+
+
+def decode_ballot(data: bytes) -> Ballot:
+    """Any of the four. Raises Malformed."""
+    try:
+        return msgspec.json.decode(data, type=Ballot)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed("Ballot", str(error)) from error
+
+
+class Standing(Body, frozen=True):
+    """A validator says what the chain says (wire/standing.py); the electorate is the one that `facts` names."""
+
+    facts: Facts
+    electorate: Electorate
+    signature: StandingSignature
+
+
+class Handover(Body, frozen=True):
+    """A quorum of the electorate before says that this one is in force."""
+
+    facts: Facts
+    electorate: Electorate
+    signatures: tuple[StandingSignature, ...]
+
+
+class HealthAlert(Body, frozen=True):
+    """An agent's signed word that a twin raised an alert: opens a maintenance order (contracts/src/Maintenance.sol)."""
+
+    site: str
+    asset: str
+    alert: str  # the occurrence's id
+    time_s: Count
+    report: Digest  # of the alert's event
+    signature: Signature

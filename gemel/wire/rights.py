@@ -20,7 +20,11 @@ granted here is refused. The broker is a second wall only: signatures, wrapping 
     key-total/+                               x             (writes), x      x
     opened/+                                  x             (writes)         x
     candidate                                 (writes)                       x
+    ballot/+                                  x                              (writes)
+    standing/+               x                x             x                (writes), x   x
+    electorate/+             x                x             x                x             (writes)
     deployment               x                x             x                x             (writes)
+    health-alert/+           (writes)                                                      x
     model                    x                (writes)                       x
     installed/+                               x                                            x
     round-request/+          (writes)         x
@@ -151,14 +155,14 @@ def acl_text(trust: Trust, plant: Iterable[Party]) -> str:
 def _learning_rights(party: Party, trust: Trust) -> tuple[Right, ...]:
     of = topics.Learning(trust.fleet, trust.task)
     own: Address = party.user
-    anybody = _reads(of.fetch(own)) + _writes(of.fetch("+", own), of.chunk(own, "+"))
+    anybody = _reads(of.fetch(own), of.standing(), of.electorate()) + _writes(of.fetch("+", own), of.chunk(own, "+"))
     coordinator = of.chunk(trust.coordinator.address, "+")
     custodians = tuple(of.chunk(custodian.address, "+") for custodian in trust.custodians)
     match party.role:
         case BusRole.AGENT:
             reads = _reads(of.context(), of.invitation, of.roster, of.receipt(own), of.deployment, of.model)
             reads += _reads(of.letter_receipt("+", own), of.round_answer(own))
-            writes = _writes(of.commitment(own), of.installed(own), of.round_request(own))
+            writes = _writes(of.commitment(own), of.installed(own), of.round_request(own), of.health_alert(own))
             writes += _writes(*(of.letter(custodian.address, own) for custodian in trust.custodians))
             reads += _reads(of.training_answer("+", own), of.training().fetch(own))
             writes += _writes(*(of.training_request(custodian.address, own) for custodian in trust.custodians))
@@ -166,7 +170,7 @@ def _learning_rights(party: Party, trust: Trust) -> tuple[Right, ...]:
             return reads + _reads(coordinator, *custodians) + writes + anybody
         case BusRole.COORDINATOR:
             reads = _reads(of.context(), of.commitment(), of.deployment, of.installed(), of.chunk("+", "+"))
-            reads += _reads(of.letter_receipt(), of.key_total(), of.opened(), of.round_request())
+            reads += _reads(of.letter_receipt(), of.key_total(), of.opened(), of.round_request(), of.ballot())
             writes = _writes(of.invitation, of.roster, of.receipt(), of.aggregate, of.candidate, of.model)
             writes += _writes(of.round_answer())
             return reads + writes + anybody
@@ -180,9 +184,10 @@ def _learning_rights(party: Party, trust: Trust) -> tuple[Right, ...]:
         case BusRole.VALIDATOR:
             round_ = _reads(of.context(), of.invitation, of.roster, of.commitment(), of.aggregate)
             round_ += _reads(of.key_total(), of.opened())
-            return round_ + _reads(of.candidate, of.deployment, of.model, of.chunk("+", "+")) + anybody
+            writes = _writes(of.ballot(own), of.standing(own))
+            return round_ + _reads(of.candidate, of.deployment, of.model, of.chunk("+", "+")) + writes + anybody
         case BusRole.LISTENER:
-            return _reads(of.installed()) + _writes(of.deployment) + anybody
+            return _reads(of.installed(), of.health_alert()) + _writes(of.deployment, of.electorate()) + anybody
     raise ValueError(f"{party.role} takes no part in learning")
 
 

@@ -29,9 +29,13 @@ Addresses of the chain never appear in twin topics.
     gemel/v1/<fleet>/learning/<task>/key-total/<cust>  custodian     1    no    the total of a sum's keys, wrapped
     gemel/v1/<fleet>/learning/<task>/opened/<cust>     custodian     1    no    where the wrapped opened sum is
     gemel/v1/<fleet>/learning/<task>/candidate         coordinator   1    no    where wrapped M0 is (round 0)
+    gemel/v1/<fleet>/learning/<task>/ballot/<val>      validator     1    no    a signed vote, to be handed in
+    gemel/v1/<fleet>/learning/<task>/standing/<val>    validator     1    yes   what the chain says now
+    gemel/v1/<fleet>/learning/<task>/electorate/<epoch>  listener    1    yes   who votes, signed by those before
     gemel/v1/<fleet>/learning/<task>/deployment        listener      1    yes   the approved model and its votes
     gemel/v1/<fleet>/learning/<task>/model             coordinator   1    no    where the wrapped model is
     gemel/v1/<fleet>/learning/<task>/installed/<dev>   edge agent    1    no    installed | refused(reason)
+    gemel/v1/<fleet>/learning/<task>/health-alert/<dev>  edge agent  1    no    opens a maintenance order
     gemel/v1/<fleet>/learning/<task>/round-request/<dev>  edge agent  1    no    the machine has drifted: learn again
     gemel/v1/<fleet>/learning/<task>/round-answer/<dev>  coordinator  1    no    accepted | refused(reason)
     gemel/v1/<fleet>/learning/<task>/training-request/<to>/<dev>  edge agent  1  no  masked weights to refresh
@@ -41,7 +45,7 @@ Addresses of the chain never appear in twin topics.
     gemel/v1/<fleet>/learning/<task>/fetch/<to>/<from> anybody       1    no    «send me these chunks»
     gemel/v1/<fleet>/learning/<task>/chunk/<from>/<digest>  anybody  1    no    chunks of an announced transfer
 
-<dev>, <cust>, <to> and <from> are addresses; the broker lets each party write under its own only. <user> is the name
+<dev>, <cust>, <val>, <to> and <from> are addresses; the broker lets each party write under its own only. <user> is the name
 at the broker of whoever asks: a question's Response-Topic must lie under `desired/answer/`, or an agent could be made
 to write anywhere that it has the right to.
 """
@@ -187,6 +191,22 @@ class Learning:
     def candidate(self) -> str:
         """Coordinator → validators."""
         return f"{self._base}/candidate"
+
+    def ballot(self, validator: Address = "+") -> str:
+        """Validator → coordinator; `+` is the filter over all validators."""
+        return f"{self._base}/ballot/{validator}"
+
+    def standing(self, validator: Address = "+") -> str:
+        """Validator → all; retained."""
+        return f"{self._base}/standing/{validator}"
+
+    def electorate(self, epoch: int | str = "+") -> str:
+        """Chain listener → all; retained, one for each epoch."""
+        return f"{self._base}/electorate/{epoch}"
+
+    def health_alert(self, device: Address = "+") -> str:
+        """Agent → chain listener."""
+        return f"{self._base}/health-alert/{device}"
 
     @property
     def deployment(self) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import msgspec
+from msgspec.structs import replace
 
 from gemel.errors import ConfigError
 from gemel.wire.eip712 import Domain
+from gemel.wire.electorate import Electorate, Member
 from gemel.wire.messages import Collector
 from gemel.wire.types import Address, Count
 
 
 class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The pinned parties of one task: `trust.json`, written by the operator when the fleet is founded."""
+    """The pinned parties of one task: `trust.json`, written by the operator when the fleet is founded.
+
+    The electorate is the one of the founding; a running service knows the one in force (gemel/exchange/electorates.py).
+    """
 
     fleet: str
     task: str
@@ -22,8 +25,7 @@ class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     coordinator: Collector
     custodians: tuple[Collector, ...]  # one, or three of whom any two suffice (policy.sealing.scheme)
     listener: Address
-    validators: tuple[Collector, ...]
-    quorum: Annotated[int, msgspec.Meta(ge=1)]
+    electorate: Electorate
 
     @property
     def domain(self) -> Domain:
@@ -31,9 +33,18 @@ class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Domain(self.chain_id, self.registry)
 
     @property
+    def validators(self) -> tuple[Member, ...]:
+        """Who votes."""
+        return self.electorate.members
+
+    def under(self, electorate: Electorate) -> Trust:
+        """The same parties with another electorate."""
+        return replace(self, electorate=electorate)
+
+    @property
     def collectors(self) -> tuple[Collector, ...]:
         """Whom frames and opened sums are wrapped for: the coordinator and the validators, not the custodians."""
-        return (self.coordinator, *self.validators)
+        return (self.coordinator, *(Collector(seat.address, seat.box) for seat in self.validators))
 
     @property
     def custodian_addresses(self) -> frozenset[Address]:
@@ -42,8 +53,8 @@ class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def validator_addresses(self) -> frozenset[Address]:
-        """The pinned validators."""
-        return frozenset(v.address for v in self.validators)
+        """Who votes."""
+        return self.electorate.addresses
 
 
 def load_trust(data: bytes, source: str) -> Trust:
@@ -52,10 +63,6 @@ def load_trust(data: bytes, source: str) -> Trust:
         trust = msgspec.json.decode(data, type=Trust)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(source, "trust", str(error)) from error
-    if not 1 <= trust.quorum <= len(trust.validators):
-        raise ConfigError(source, "quorum", f"1 to {len(trust.validators)}, the number of validators")
-    if len(trust.validator_addresses) != len(trust.validators):
-        raise ConfigError(source, "validators", "each address once")
     if len(trust.custodians) not in (1, 3) or len(trust.custodian_addresses) != len(trust.custodians):
         raise ConfigError(source, "custodians", f"one, or three different ones; {len(trust.custodians)} given")
     return trust
