@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
+import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 
-/// @title What validators sign (EIP-712).
-/// @notice The structs of gemel/wire/attestations.py, word for word. The domain is "Gemel", version "1", this chain and
-/// the contract that inherits this one. Attestations are never taken from the caller: the inheriting contract rebuilds
-/// them from what it has stored, so a signature for another round, model or deployment number does not fit.
-abstract contract Attestations is EIP712 {
+/// @title What validators sign for the RoundRegistry (EIP-712): the structs of gemel/wire/attestations.py, word for word.
+/// @notice A vote is signed once, and the registry, the ballots, the election and the agents all read the same
+/// signature; whoever checks one rebuilds the struct from what stands on chain, so a signature for another round, model
+/// or deployment number does not fit.
+library Attestations {
     struct SumAttestation {
         bytes32 task;
         uint64 round;
@@ -37,22 +36,20 @@ abstract contract Attestations is EIP712 {
         "uint32 accuracy,uint32 baseline,bool approved)"
     );
 
-    /// @param recovered who did sign, or zero if the bytes are no signature.
-    error BadSignature(address validator, address recovered);
-
-    constructor() EIP712("Gemel", "1") {}
-
-    function _check(SumAttestation memory attestation, address validator, bytes calldata signature) internal view {
-        _check(keccak256(abi.encode(SUM_TYPE, attestation)), validator, signature);
+    function structHash(SumAttestation memory attestation) internal pure returns (bytes32) {
+        return keccak256(abi.encode(SUM_TYPE, attestation));
     }
 
-    function _check(ModelAttestation memory attestation, address validator, bytes calldata signature) internal view {
-        _check(keccak256(abi.encode(MODEL_TYPE, attestation)), validator, signature);
+    function structHash(ModelAttestation memory attestation) internal pure returns (bytes32) {
+        return keccak256(abi.encode(MODEL_TYPE, attestation));
     }
 
-    function _check(bytes32 structHash, address validator, bytes calldata signature) private view {
-        (address recovered, ECDSA.RecoverError failure,) =
-            ECDSA.tryRecoverCalldata(_hashTypedDataV4(structHash), signature);
-        if (failure != ECDSA.RecoverError.NoError || recovered != validator) revert BadSignature(validator, recovered);
+    /// @param domain the RoundRegistry's domain separator
+    function signedHash(SumAttestation memory attestation, bytes32 domain) internal pure returns (bytes32) {
+        return MessageHashUtils.toTypedDataHash(domain, structHash(attestation));
+    }
+
+    function signedHash(ModelAttestation memory attestation, bytes32 domain) internal pure returns (bytes32) {
+        return MessageHashUtils.toTypedDataHash(domain, structHash(attestation));
     }
 }

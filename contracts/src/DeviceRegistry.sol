@@ -2,6 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {AccessControl} from "@openzeppelin/contracts/access/AccessControl.sol";
+import {Signed} from "./Signed.sol";
 
 /// @notice What a registered party may be. The same words and numbers as `Role` in gemel/ports.py.
 enum Role {
@@ -10,14 +11,16 @@ enum Role {
     Coordinator,
     Custodian,
     Validator,
-    Listener
+    Listener,
+    Auditor
 }
 
 /// @title Who takes part: the one source of truth about parties and their roles.
-/// @notice The operator (AccessControl's `OPERATOR_ROLE`) enters and suspends parties. A party's role stands in its
-/// record and nowhere else: RoundRegistry asks this contract at each call, so a suspension acts everywhere at once and
-/// no second list of rights can disagree with this one.
-contract DeviceRegistry is AccessControl {
+/// @notice The operator (AccessControl's `OPERATOR_ROLE`) enters and suspends parties; a party proves by its signature that
+/// it holds the key, so nobody enters an address for another. A party's role stands in its record and nowhere else:
+/// RoundRegistry asks this contract at each call, so a suspension acts everywhere at once and no second list of rights can
+/// disagree with this one.
+contract DeviceRegistry is AccessControl, Signed {
     /// @notice Who may register and suspend parties, and create tasks.
     bytes32 public constant OPERATOR_ROLE = keccak256("OPERATOR_ROLE");
 
@@ -26,9 +29,12 @@ contract DeviceRegistry is AccessControl {
         address account; // signs all that the party says
         address owner; // whom the device belongs to; owners, not devices, are counted against the minimum
         Role role;
+        bool active; // beside owner and role: one word of storage answers `isActive`
         bytes32 box; // Curve25519 key: what is meant for this party only is wrapped for it
-        bool active;
     }
+
+    bytes32 private constant REGISTRATION_TYPE =
+        keccak256("Registration(address account,address owner,uint8 role,bytes32 box)");
 
     mapping(address account => Party) private _parties;
     address[] private _accounts;
@@ -49,11 +55,16 @@ contract DeviceRegistry is AccessControl {
     }
 
     /// @notice Enter a party. An address is registered once: whoever was suspended comes back with a new key.
-    function register(address account, address owner, Role role, bytes32 box) external onlyRole(OPERATOR_ROLE) {
+    /// @param proof `Registration` of these values, signed with the account's key
+    function register(address account, address owner, Role role, bytes32 box, bytes calldata proof)
+        external
+        onlyRole(OPERATOR_ROLE)
+    {
         if (account == address(0) || owner == address(0)) revert ZeroAddress();
         if (role == Role.None) revert RoleMissing(account);
         if (_parties[account].role != Role.None) revert AlreadyRegistered(account);
-        _parties[account] = Party(account, owner, role, box, true);
+        _requireSigned(account, keccak256(abi.encode(REGISTRATION_TYPE, account, owner, role, box)), proof);
+        _parties[account] = Party(account, owner, role, true, box);
         _accounts.push(account);
         emit PartyRegistered(account, owner, role, box);
     }

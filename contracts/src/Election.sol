@@ -7,7 +7,6 @@ import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
-import {AttestationHashes} from "./AttestationHashes.sol";
 import {Attestations} from "./Attestations.sol";
 import {CandidateList} from "./CandidateList.sol";
 import {DeviceRegistry, Role} from "./DeviceRegistry.sol";
@@ -46,6 +45,7 @@ contract Election is IElectorate, AccessControl {
     struct Seat {
         uint96 weight; // when it was taken; above zero for whoever was elected
         uint96 points; // earned in the epoch so far
+        uint16 index; // in `electedAt`: who counts votes may keep a bit for each
     }
 
     struct Unbonding {
@@ -202,7 +202,7 @@ contract Election is IElectorate, AccessControl {
         ) {
             if (!devices.isActive(who, Role.Validator)) continue;
             uint96 weight = _candidates.weightOf(who);
-            _seats[current][who] = Seat(weight, 0);
+            _seats[current][who] = Seat(weight, 0, uint16(elected.length));
             elected.push(who);
             total += weight;
         }
@@ -236,14 +236,14 @@ contract Election is IElectorate, AccessControl {
         bytes calldata secondSignature
     ) external {
         if (first.task != second.task || first.round != second.round) revert NoContradiction();
-        bytes32 domain = AttestationHashes.domainOf(rounds);
+        bytes32 domain = rounds.domainSeparator();
         _slashContradiction(
             "sum",
             first.task,
             first.round,
-            AttestationHashes.signedHash(first, domain),
+            Attestations.signedHash(first, domain),
             firstSignature,
-            AttestationHashes.signedHash(second, domain),
+            Attestations.signedHash(second, domain),
             secondSignature
         );
     }
@@ -256,14 +256,14 @@ contract Election is IElectorate, AccessControl {
         bytes calldata secondSignature
     ) external {
         if (first.task != second.task || first.round != second.round) revert NoContradiction();
-        bytes32 domain = AttestationHashes.domainOf(rounds);
+        bytes32 domain = rounds.domainSeparator();
         _slashContradiction(
             "model",
             first.task,
             first.round,
-            AttestationHashes.signedHash(first, domain),
+            Attestations.signedHash(first, domain),
             firstSignature,
-            AttestationHashes.signedHash(second, domain),
+            Attestations.signedHash(second, domain),
             secondSignature
         );
     }
@@ -276,7 +276,7 @@ contract Election is IElectorate, AccessControl {
                 || confirmed.sumDigest == 0
         ) revert SumNotConfirmed(attestation.task, attestation.round, confirmed.state);
         if (attestation.sumDigest == confirmed.sumDigest) revert NoContradiction();
-        bytes32 signed = AttestationHashes.signedHash(attestation, AttestationHashes.domainOf(rounds));
+        bytes32 signed = Attestations.signedHash(attestation, rounds.domainSeparator());
         _slash(ECDSA.recoverCalldata(signed, signature), "sum", attestation.task, attestation.round);
     }
 
@@ -308,6 +308,25 @@ contract Election is IElectorate, AccessControl {
     /// @notice What all who were elected for an epoch weighed then.
     function totalWeightAt(uint64 epoch_) external view returns (uint256) {
         return _totals[epoch_];
+    }
+
+    /// @notice What a vote weighs, as `weightAt`, and where its voter sits in `electedAt`.
+    function voteAt(uint64 epoch_, address validator) external view returns (uint256 weight, uint256 index) {
+        return (weightAt(epoch_, validator), _seats[epoch_][validator].index);
+    }
+
+    /// @notice Who was elected for an epoch, heaviest first, and what they weighed then.
+    function seatsAt(uint64 epoch_) external view returns (address[] memory validators, uint96[] memory weights) {
+        validators = _elected[epoch_];
+        weights = new uint96[](validators.length);
+        for (uint256 i; i < validators.length; ++i) {
+            weights[i] = _seats[epoch_][validators[i]].weight;
+        }
+    }
+
+    /// @notice How many were elected for an epoch.
+    function seatCountAt(uint64 epoch_) external view returns (uint256) {
+        return _elected[epoch_].length;
     }
 
     /// @notice Who was elected for an epoch, heaviest first.

@@ -2,13 +2,12 @@
 pragma solidity ^0.8.28;
 
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
-import {AttestationHashes} from "./AttestationHashes.sol";
 import {Attestations} from "./Attestations.sol";
 import {Election} from "./Election.sol";
-import {Verdict} from "./QualityGate.sol";
-import {RoundRegistry, RoundState} from "./RoundRegistry.sol";
+import {QualityGate, Verdict} from "./QualityGate.sol";
+import {Quorum} from "./Quorum.sol";
+import {RoundRegistry} from "./RoundRegistry.sol";
 import {Signed} from "./Signed.sol";
 import {WeightedMedian} from "./WeightedMedian.sol";
 
@@ -19,12 +18,13 @@ import {WeightedMedian} from "./WeightedMedian.sol";
 ///
 ///     commit until all have or `commitUntil` → reveal until all committed have or `revealUntil` → closed
 ///
-/// Anybody opens a ballot, hands in what validators signed, one or many at a time, and closes it. Seats and weights are
-/// those of the epoch in which the ballot was opened, less who was expelled or suspended before it is closed; who does
-/// not reveal counts as no.
+/// The RoundRegistry opens a ballot with each candidate; anybody hands in what validators signed, one or many at a time,
+/// and closes it. Seats and weights are those of the round's epoch, less who was expelled or suspended before the ballot
+/// is closed; who does not reveal counts as no.
 contract QualityVotes is Signed {
+    using Attestations for Attestations.ModelAttestation;
+
     struct Terms {
-        uint32 quorumPart; // ppm of the elected stake that must approve; above a half
         uint32 tolerance; // ppm; at this distance from the median a vote earns no points
         uint64 commitSeconds;
         uint64 revealSeconds;
@@ -40,9 +40,10 @@ contract QualityVotes is Signed {
     }
 
     struct Ballot {
-        uint64 epoch; // of the election; 0 if there is no such ballot
+        uint64 epoch; // of the election, as the round's; 0 if there is no such ballot
         uint64 commitUntil; // seconds
         uint64 revealUntil;
+        uint16 seats; // elected for the epoch
         uint16 committed;
         uint16 revealed;
         bool closed;
@@ -106,9 +107,7 @@ contract QualityVotes is Signed {
     event PointsRefused(address indexed validator, bytes reason);
 
     error TermsOutOfRange();
-    error NotMeasured(bytes32 task, uint64 round, RoundState state);
-    error BallotExists(bytes32 task, uint64 round);
-    error NobodyElected();
+    error NotRegistry(address caller);
     error NotCommitting(uint64 commitUntil);
     error NotRevealing(uint64 commitUntil, uint64 revealUntil);
     error NotOver(uint64 revealUntil);
@@ -118,25 +117,19 @@ contract QualityVotes is Signed {
     error AccuracyOutOfRange(uint32 accuracy);
 
     constructor(RoundRegistry rounds_, Election election_, Terms memory terms_) {
-        if (
-            terms_.quorumPart <= PPM / 2 || terms_.quorumPart > PPM || terms_.tolerance == 0
-                || terms_.commitSeconds == 0 || terms_.revealSeconds == 0
-        ) revert TermsOutOfRange();
+        if (terms_.tolerance == 0 || terms_.commitSeconds == 0 || terms_.revealSeconds == 0) revert TermsOutOfRange();
         (rounds, election, _terms) = (rounds_, election_, terms_);
     }
 
-    /// @notice Begin the vote on the candidate of a measured round.
-    function open(bytes32 task, uint64 round) external {
-        if (_ballots[task][round].epoch != 0) revert BallotExists(task, round);
-        RoundRegistry.Round memory measured = rounds.round(task, round);
-        if (measured.state != RoundState.Measured) revert NotMeasured(task, round, measured.state);
-        uint64 epoch = election.epoch();
-        if (epoch == 0) revert NobodyElected();
+    /// @notice Begin the vote on a candidate; the RoundRegistry does, once for each.
+    function open(bytes32 task, uint64 round, uint64 epoch, bytes32 model) external {
+        if (msg.sender != address(rounds)) revert NotRegistry(msg.sender);
         uint64 commitUntil = uint64(block.timestamp) + _terms.commitSeconds;
         uint64 revealUntil = commitUntil + _terms.revealSeconds;
         Ballot storage ballot = _ballots[task][round];
         (ballot.epoch, ballot.commitUntil, ballot.revealUntil) = (epoch, commitUntil, revealUntil);
-        emit BallotOpened(task, round, measured.model, epoch, commitUntil, revealUntil);
+        ballot.seats = uint16(election.seatCountAt(epoch));
+        emit BallotOpened(task, round, model, epoch, commitUntil, revealUntil);
     }
 
     /// @notice Enter commitments. One that stands already is passed over, so that nobody can spoil another's batch.
@@ -166,8 +159,8 @@ contract QualityVotes is Signed {
         if (_isCommitting(ballot) || block.timestamp >= ballot.revealUntil || ballot.closed) {
             revert NotRevealing(ballot.commitUntil, ballot.revealUntil);
         }
-        Attestations.ModelAttestation memory attestation = _attestation(task, round);
-        bytes32 domain = AttestationHashes.domainOf(rounds);
+        Attestations.ModelAttestation memory attestation = rounds.measured(task, round);
+        bytes32 domain = rounds.domainSeparator();
         for (uint256 i; i < reveals.length; ++i) {
             Reveal calldata given = reveals[i];
             Vote storage vote = _votes[task][round][given.validator];
@@ -185,7 +178,7 @@ contract QualityVotes is Signed {
     }
 
     /// @notice Count, once all who committed have revealed or the time is over; and credit points for good votes.
-    function close(bytes32 task, uint64 round) external returns (Verdict verdict) {
+    function close(bytes32 task, uint64 round) public returns (Verdict verdict) {
         Ballot storage ballot = _ballots[task][round];
         if (ballot.closed) revert AlreadyClosed(task, round);
         bool complete = !_isCommitting(ballot) && ballot.revealed == ballot.committed;
@@ -197,19 +190,26 @@ contract QualityVotes is Signed {
         uint256 total = election.totalWeightAt(ballot.epoch);
         RoundRegistry.Task memory gate = rounds.task(task);
         bool genesis = round == 0; // M0 is not trained yet, and nothing was before it
-        if (approved < Math.mulDiv(total, _terms.quorumPart, PPM, Math.Rounding.Ceil)) {
-            verdict = Verdict.NoQuorum;
-        } else if (!genesis && ballot.accuracy < gate.threshold) {
-            verdict = Verdict.BelowThreshold;
-        } else if (!genesis && uint256(ballot.accuracy) + gate.maxRegression < ballot.baseline) {
-            verdict = Verdict.Regression;
-        }
+        verdict = QualityGate.judge(
+            approved,
+            Quorum.weightOf(total, gate.quorumPart),
+            ballot.accuracy,
+            ballot.baseline,
+            genesis ? 0 : gate.threshold,
+            genesis ? PPM : gate.maxRegression
+        );
         ballot.verdict = verdict;
         (ballot.approved, ballot.total) = (SafeCast.toUint96(approved), SafeCast.toUint96(total));
         emit BallotClosed(
             task, round, verdict, ballot.accuracy, ballot.baseline, ballot.approved, ballot.total
         );
         _credit(task, round, voters, ballot.accuracy);
+    }
+
+    /// @notice What a ballot says, closing it first if nobody did.
+    function settle(bytes32 task, uint64 round) external returns (Ballot memory) {
+        if (!_ballots[task][round].closed) close(task, round);
+        return _ballots[task][round];
     }
 
     // --- views ----------------------------------------------------------------------------------
@@ -235,20 +235,7 @@ contract QualityVotes is Signed {
     // --- inside ---------------------------------------------------------------------------------
 
     function _isCommitting(Ballot storage ballot) private view returns (bool) {
-        return block.timestamp < ballot.commitUntil && ballot.committed < election.electedAt(ballot.epoch).length;
-    }
-
-    /// @dev What is voted on, as the RoundRegistry has it; a candidate is set once, and this stays while it is measured.
-    function _attestation(bytes32 task, uint64 round)
-        private
-        view
-        returns (Attestations.ModelAttestation memory attestation)
-    {
-        RoundRegistry.Round memory measured = rounds.round(task, round);
-        if (measured.state != RoundState.Measured) revert NotMeasured(task, round, measured.state);
-        (attestation.task, attestation.round) = (task, round);
-        attestation.deployment = rounds.task(task).deployment + 1;
-        (attestation.parent, attestation.model) = (measured.base, measured.model);
+        return block.timestamp < ballot.commitUntil && ballot.committed < ballot.seats;
     }
 
     function _check(
@@ -262,7 +249,7 @@ contract QualityVotes is Signed {
         bytes22 commitment = bytes22(keccak256(given.signature));
         if (commitment != committed) revert CommitmentDiffers(given.validator, committed, commitment);
         address signer =
-            ECDSA.recoverCalldata(AttestationHashes.signedHash(attestation, domain), given.signature);
+            ECDSA.recoverCalldata(attestation.signedHash(domain), given.signature);
         if (signer != given.validator) revert BadSignature(given.validator, signer);
     }
 

@@ -2,16 +2,14 @@
 pragma solidity ^0.8.28;
 
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-import {Math} from "@openzeppelin/contracts/utils/math/Math.sol";
 import {IElectorate} from "./IElectorate.sol";
+import {Quorum} from "./Quorum.sol";
 
 /// @title What counts because a quorum of the elected signed it.
 /// @notice The quorum is a part of the whole elected stake: who does not sign counts as no.
 abstract contract QuorumSigned {
-    uint256 private constant WHOLE = 1_000_000; // ppm
-
     IElectorate public immutable electorate;
-    /// @notice ppm of the elected stake; above a half, so that no two quorums contradict each other without a traitor.
+    /// @notice ppm of the elected stake.
     uint32 public immutable quorumPart;
 
     error QuorumOutOfRange(uint32 part);
@@ -19,13 +17,13 @@ abstract contract QuorumSigned {
     error SignersUnordered(address before, address signer);
 
     constructor(IElectorate electorate_, uint32 quorumPart_) {
-        if (quorumPart_ <= WHOLE / 2 || quorumPart_ > WHOLE) revert QuorumOutOfRange(quorumPart_);
+        if (!Quorum.isPart(quorumPart_)) revert QuorumOutOfRange(quorumPart_);
         (electorate, quorumPart) = (electorate_, quorumPart_);
     }
 
-    /// @notice The weight that a quorum has now; never zero, so that nobody is no quorum.
+    /// @notice The weight that a quorum has now.
     function quorumWeight() public view returns (uint256) {
-        return Math.max(1, Math.mulDiv(electorate.totalWeight(), quorumPart, WHOLE, Math.Rounding.Ceil));
+        return Quorum.weightOf(electorate.totalWeight(), quorumPart);
     }
 
     /// @param signatures ordered by rising signer, which counts each signer once

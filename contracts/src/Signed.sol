@@ -12,6 +12,11 @@ abstract contract Signed is EIP712 {
 
     constructor() EIP712("Gemel", "1") {}
 
+    /// @notice The EIP-712 domain separator; dearer to rebuild from `eip712Domain()`.
+    function domainSeparator() external view returns (bytes32) {
+        return _domainSeparatorV4();
+    }
+
     function _requireSigned(address signer, bytes32 structHash, bytes calldata signature) internal view {
         (address recovered, ECDSA.RecoverError failure,) =
             ECDSA.tryRecoverCalldata(_hashTypedDataV4(structHash), signature);

@@ -126,6 +126,14 @@ contract Trust is EIP712, QuorumSigned {
         return above ? initial + uint32(distance) : initial - uint32(distance);
     }
 
+    /// @notice The scores of many, in the order of `devices_`.
+    function scoresOf(address[] calldata devices_) external view returns (uint32[] memory scores) {
+        scores = new uint32[](devices_.length);
+        for (uint256 i; i < devices_.length; ++i) {
+            scores[i] = scoreOf(devices_[i]);
+        }
+    }
+
     /// @notice Whether a device shall be left out for now. The DeviceRegistry's suspension is another, and for good.
     function isSuspended(address device) external view returns (bool) {
         return scoreOf(device) < _terms.floor;

@@ -2,8 +2,7 @@
 pragma solidity ^0.8.28;
 
 /// @title The median of values that weigh differently.
-/// @notice Whoever holds less than half of the weight cannot move it out of what the others said. With equal weights it
-/// is QualityGate's median.
+/// @notice Whoever holds less than half of the weight cannot move it out of what the others said.
 library WeightedMedian {
     /// @notice The value at which half of the weight is reached; where exactly half lies on either side, the mean of the
     /// two neighbours, rounded down.
