@@ -103,6 +103,17 @@ contract DataSharing is Signed {
         return _records[id];
     }
 
+    /// @notice Up to `limit` grants from position `start` on, in the order of entry: whoever acts on grants reads all.
+    function records(uint256 start, uint256 limit) external view returns (Record[] memory page) {
+        uint256 total = _ids.length;
+        if (start >= total) return page;
+        uint256 size = limit < total - start ? limit : total - start;
+        page = new Record[](size);
+        for (uint256 i; i < size; ++i) {
+            page[i] = _records[_ids[start + i]];
+        }
+    }
+
     /// @notice How many grants were ever entered.
     function count() external view returns (uint256) {
         return _ids.length;

@@ -112,7 +112,7 @@ contract DataSharingTest is Consortium {
         assets.assign("plant-1", "press.7", stranger);
     }
 
-    function test_idsAreWalkedInPages() public {
+    function test_idsAndRecordsAreWalkedInPages() public {
         DataSharing.Grant memory terms = _grant(0, 2_000_000);
         bytes32[3] memory entered;
         for (uint64 i; i < 3; ++i) {
@@ -124,6 +124,11 @@ contract DataSharingTest is Consortium {
         assertEq(page.length, 2);
         assert(page[0] == entered[1] && page[1] == entered[2]);
         assertEq(sharing.ids(3, 1).length, 0);
+        DataSharing.Record[] memory records = sharing.records(1, 5);
+        assertEq(records.length, 2);
+        assert(sharing.idOf(records[0].grant) == entered[1] && sharing.idOf(records[1].grant) == entered[2]);
+        assertEq(sharing.records(0, 1).length, 1);
+        assertEq(sharing.records(3, 1).length, 0);
         assert(keccak256(bytes(sharing.record(entered[2]).grant.scope)) == keccak256(bytes(SCOPE)));
     }
 
