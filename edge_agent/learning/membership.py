@@ -13,6 +13,7 @@ from edge_agent.learning.installer import Installer
 from edge_agent.learning.model_in_use import ModelInUse
 from edge_agent.learning.participant import Participant
 from edge_agent.settings import AgentSettings
+from gemel.exchange.chain_watch import AnyOf
 from gemel.exchange.model_pull import ModelPull
 from gemel.exchange.transfers import Transfers
 from gemel.host.party import Party, assemble, read_identity
@@ -33,7 +34,7 @@ class Learning:
 
     async def listen(self) -> None:
         """Subscribe; call once."""
-        collectors = {collector.address for collector in self.party.trust.collectors}
+        collectors = AnyOf({self.party.trust.coordinator.address}, self.party.electorates)
         await self.party.transfers.listen(collectors)
         await self.participant.listen()
         await self.installer.listen()
@@ -48,7 +49,7 @@ class Learning:
             tasks.create_task(self.installer.run(), name="installer")
 
 
-def join(
+async def join(
     host: Host[AgentSettings],
     records: Records,
     bus: Bus,
@@ -63,7 +64,7 @@ def join(
     assert settings.trust_file is not None
     assert settings.key_file is not None
     trust, keys = read_identity(settings.trust_file, settings.key_file)
-    party = assemble(host, trust, keys, records, bus)
+    party = await assemble(host, trust, keys, records, bus)
     participant = Participant(
         post=party.post,
         transfers=party.transfers,

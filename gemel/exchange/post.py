@@ -41,11 +41,25 @@ class Post:
     """Signs what this party says, and hands on of what it hears only what holds."""
 
     def __init__(
-        self, bus: Bus, trust: Trust, identity: Identity, clock: Clock, refused: RefusalObserver | None = None
+        self,
+        bus: Bus,
+        trust: Trust,
+        identity: Identity,
+        clock: Clock,
+        refused: RefusalObserver | None = None,
+        *,
+        in_force: Callable[[], Trust] | None = None,
     ) -> None:
-        self.bus, self.trust, self.identity, self.clock = bus, trust, identity, clock
+        """`in_force` answers whom we believe now; without it that is always `trust`."""
+        self.bus, self.identity, self.clock = bus, identity, clock
         self.topics = Learning(trust.fleet, trust.task)
+        self._in_force = in_force or (lambda: trust)
         self._refused = refused or (lambda _kind, _reason: None)
+
+    @property
+    def trust(self) -> Trust:
+        """The pinned parties, under the electorate in force."""
+        return self._in_force()
 
     def among(self, topics: Learning) -> Post:
         """The same party on other topics of the task."""

@@ -14,6 +14,7 @@ from gemel.adapters.key_files import Keys
 from gemel.adapters.mqtt_bus import MqttBus
 from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.errors import ConfigError, Malformed
+from gemel.exchange.electorates import Electorates
 from gemel.exchange.mailbox import Mailbox
 from gemel.exchange.post import Post
 from gemel.exchange.transfers import ModelRequest, Transfers
@@ -44,13 +45,14 @@ T = TypeVar("T", bound=ServiceSettings)
 class Party:
     """One open party."""
 
-    trust: Trust
+    trust: Trust  # as pinned; `post.trust` follows the elections
     keys: Keys
     records: Records
     bus: Bus
     post: Post
     transfers: Transfers
     mailbox: Mailbox
+    electorates: Electorates
 
 
 @asynccontextmanager
@@ -64,7 +66,7 @@ async def open_party(host: Host[S], will: Will | None = None) -> AsyncIterator[P
         MqttBus(settings.bus.settings(keys.identity.address), will) as bus,
     ):
         host.metrics.watch_bus(bus.counts)
-        yield assemble(host, trust, keys, records, bus)
+        yield await assemble(host, trust, keys, records, bus)
 
 
 def read_identity(trust_file: Path, key_file: Path) -> tuple[Trust, Keys]:
@@ -73,12 +75,15 @@ def read_identity(trust_file: Path, key_file: Path) -> tuple[Trust, Keys]:
     return trust, key_files.load(key_files.find(key_file, os.environ))
 
 
-def assemble(host: Host[T], trust: Trust, keys: Keys, records: Records, bus: Bus) -> Party:
+async def assemble(host: Host[T], trust: Trust, keys: Keys, records: Records, bus: Bus) -> Party:
     """A party from parts that are open already."""
-    post = Post(bus, trust, keys.identity, host.clock, host.metrics.message_refused)
+    electorates = await Electorates.load(records, trust)
+    post = Post(
+        bus, trust, keys.identity, host.clock, host.metrics.message_refused, in_force=lambda: electorates.trust
+    )
     settings = host.settings
     transfers = Transfers(post, settings.state_dir / "transfers", max_spool_bytes=settings.spool_bytes)
-    return Party(trust, keys, records, bus, post, transfers, Mailbox(records))
+    return Party(trust, keys, records, bus, post, transfers, Mailbox(records), electorates)
 
 
 async def serve_transfers(

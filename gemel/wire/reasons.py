@@ -39,6 +39,7 @@ class Reason(StrEnum):
     # the model
     NOT_ABOVE = "not_above"  # deployment number not above the one in use
     NO_QUORUM = "no_quorum"
+    UNKNOWN_EPOCH = "unknown_epoch"  # who voted then is not known here, or not yet
     MISSING = "missing"  # the bytes did not come within the deadline
     BROKEN_MODEL = "broken_model"  # bytes match, but are not a model of this task
     # the grant
