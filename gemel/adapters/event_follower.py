@@ -14,14 +14,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from gemel.adapters.contract_abi import decode_event
+from gemel.adapters.contract_abi import Values
 from gemel.adapters.evm_node import EvmNode, Header, Log, NodeRefused
 from gemel.errors import ChainUnavailable, ConfigError, StoreUnavailable
 from gemel.ports import ChainEvent
@@ -133,6 +133,7 @@ class Follower:
     first_block: int = 0  # nothing of ours is below it
     confirmations: int = 0  # blocks that must lie above an event's
     poll_s: float = 0.25
+    decode: Callable[[Log], tuple[str, Values] | None] = lambda _log: None
     _head: int = -1  # the highest block when we looked last
     _finished: int = -1  # the last block whose events the consumer has finished
 
@@ -193,7 +194,7 @@ class Follower:
         hashes = {each.number: each.hash for each in headers}
         if any(hashes.get(log.block, log.block_hash) != log.block_hash for log in logs):
             return False
-        checkpoint.advance(last + 1, headers, [event for log in logs if (event := _event(log)) is not None])
+        checkpoint.advance(last + 1, headers, [event for log in logs if (event := self._event(log)) is not None])
         self._finished = last
         return True
 
@@ -236,10 +237,9 @@ class Follower:
         middle = (first + last) // 2
         return [*await self._logs(first, middle), *await self._logs(middle + 1, last)]
 
-
-def _event(log: Log) -> ChainEvent | None:
-    decoded = decode_event(log.topics, log.data)
-    if decoded is None:
-        return None
-    name, values = decoded
-    return ChainEvent(f"{log.block_hash}-{log.index}", name, values, log.block, log.block_hash, log.transaction)
+    def _event(self, log: Log) -> ChainEvent | None:
+        decoded = self.decode(log)
+        if decoded is None:
+            return None
+        name, values = decoded
+        return ChainEvent(f"{log.block_hash}-{log.index}", name, values, log.block, log.block_hash, log.transaction)

@@ -9,7 +9,7 @@ from gemel.wire.types import NO_ADDRESS, Address, Count
 
 
 class EvmElections:
-    """Over an open connection. Hints are left to the contract, which walks its list: it costs gas and nothing else."""
+    """Over an open connection. It gives no hints: the contract walks its list, which costs gas and nothing else."""
 
     def __init__(self, calls: ContractCalls) -> None:
         self._calls = calls

@@ -7,24 +7,15 @@ from typing import TypeVar
 
 import msgspec
 
+from gemel.adapters.chain_place import ChainPlace, read_chain_place
 from gemel.errors import ConfigError
 from gemel.wire.messages import Policy
 from gemel.wire.trust import Trust, load_trust
-from gemel.wire.types import Address, Count
 
 TRUST_FILE, POLICY_FILE, CHAIN_FILE, EXPORT_FILE = "trust.json", "policy.json", "chain.json", "chain-export.json"
 KEYS_FOLDER = "keys"
 
 _T = TypeVar("_T", bound=msgspec.Struct)
-
-
-class ChainPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`chain.json`: where the fleet's contracts are."""
-
-    rpc_url: str
-    chain_id: Count
-    device_registry: Address
-    round_registry: Address
 
 
 def sealing_key_files(custodian: Path) -> list[Path]:
@@ -53,7 +44,7 @@ def read_policy(directory: Path) -> Policy:
 
 def read_place(directory: Path) -> ChainPlace:
     """Raises ConfigError."""
-    return _decode(directory / CHAIN_FILE, ChainPlace)
+    return read_chain_place(directory / CHAIN_FILE)
 
 
 def _decode(path: Path, kind: type[_T]) -> _T:

@@ -13,6 +13,7 @@ from gemel.errors import ConfigError, Malformed
 from gemel.ports import PartyRecord, Role
 from gemel.sealing.stored_key import StoredKey
 from gemel.wire.identity import Identity
+from gemel.wire.registration import prove_possession
 
 _MOST_BYTES = 64 << 20
 
@@ -48,7 +49,12 @@ async def register_next(directory: Path, operator: Keys, former: Keys, following
             raise ConfigError(str(directory), former.identity.address, "a registered party of this fleet")
         address = following.identity.address
         if (await chain.party(address)).role == Role.NONE:
-            await chain.register(PartyRecord(address, before.owner, before.role, following.box, active=True))
+            record = PartyRecord(address, before.owner, before.role, following.box, active=True)
+            devices = chain.calls.place.devices
+            proof = prove_possession(
+                following.identity, devices, owner=record.owner, role=record.role, box=record.box
+            )
+            await chain.register(record, proof)
         return await chain.party(address)
 
 
@@ -75,5 +81,4 @@ async def suspend(directory: Path, operator: Keys, former: Keys) -> None:
 
 
 def _chain(directory: Path, signer: Identity | None) -> EvmChain:
-    place = read_place(directory)
-    return EvmChain(place.rpc_url, place.device_registry, place.round_registry, signer, place.chain_id)
+    return EvmChain(read_place(directory), signer)

@@ -33,8 +33,7 @@ async def approved_model(directory: Path, blobs: Path) -> bytes:
     Raises ConfigError (no fleet, no model yet, not among the blobs), ChainUnavailable, Refused for changed bytes.
     """
     place, trust = read_place(directory), read_trust(directory)
-    registries = (place.device_registry, place.round_registry)
-    async with EvmChain(place.rpc_url, *registries, None, place.chain_id) as chain:
+    async with EvmChain(place, None) as chain:
         record = await chain.task(trust.task)
     if record.deployment == 0:
         raise ConfigError(str(directory), "task", f"an approved model of {trust.task}; there is none yet")

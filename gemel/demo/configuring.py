@@ -7,7 +7,8 @@ from typing import Any
 
 import tomli_w
 
-from gemel.console.fleet_files import KEYS_FOLDER, POLICY_FILE, TRUST_FILE, ChainPlace
+from gemel.adapters.chain_place import ChainPlace
+from gemel.console.fleet_files import CHAIN_FILE, KEYS_FOLDER, POLICY_FILE, TRUST_FILE
 from gemel.demo.plan import SABOTAGE_PATH, SITE, TASK_PATH, VALIDATORS, DemoPlan, Layout, rig_of
 from gemel.demo.replay import inspection_topic, sensors_topic
 from gemel.learning.tasks.hydraulic import task
@@ -23,11 +24,7 @@ def configure(
     """Service name → its configuration file."""
     layout.configuration.mkdir(parents=True, exist_ok=True)
     bus = {"url": broker_url}
-    chain = {
-        "rpc_url": place.rpc_url,
-        "device_registry": place.device_registry,
-        "round_registry": place.round_registry,
-    }
+    chain = {"file": str(layout.root / CHAIN_FILE)}
 
     def party(party_name: str, /, **more: Any) -> dict[str, Any]:
         return {

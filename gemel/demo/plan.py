@@ -15,7 +15,7 @@ from gemel.wire.messages import Policy, SealingPolicy
 FLEET, TASK, SITE, CHAIN_ID = "hydraulics", "hydraulic-condition", "works", 31337
 TASK_PATH = "gemel.learning.tasks.hydraulic:task"
 SABOTAGE_PATH = "gemel.demo.sabotage:task"
-VALIDATORS, QUORUM = 3, 2
+VALIDATORS = 3
 POISONED_ROUND = 3  # in this round one gateway sends a poisoned update, and the contract refuses the candidate
 LIVE_CYCLES = 30  # of each gateway come live, the earlier ones from the historian
 MINIMUM_AGENTS = 3  # of two, each could subtract its own update from the sum
@@ -78,10 +78,11 @@ class DemoPlan:
             rpc_url=rpc_url,
             chain_id=chain_id,
             validators=VALIDATORS,
-            quorum=QUORUM,
             gate=GATE,
             policy=self.policy,
-            agents=tuple(AgentPlan(name, f"owner of {name}") for name in self.agent_names),
+            agents=tuple(
+                AgentPlan(name, f"owner of {name}", assets=(f"{SITE}/{rig_of(name)}",)) for name in self.agent_names
+            ),
             custodians=3 if self.one_time_keys else 1,
         )
 

@@ -13,6 +13,7 @@ import msgspec
 from rich.console import Console
 
 from gemel.adapters import key_files
+from gemel.adapters.chain_place import ChainPlace
 from gemel.adapters.clock import SystemClock
 from gemel.adapters.evm_chain import EvmChain
 from gemel.adapters.evm_node import EvmNode
@@ -20,7 +21,7 @@ from gemel.adapters.key_files import Keys
 from gemel.adapters.mqtt_bus import BusSettings, MqttBus
 from gemel.adapters.secret_files import erase
 from gemel.console.exporting import write_export
-from gemel.console.fleet_files import ChainPlace, read_place, sealing_key_files
+from gemel.console.fleet_files import read_place, sealing_key_files
 from gemel.console.founding import create_keys, found
 from gemel.demo.children import Children
 from gemel.demo.configuring import configure
@@ -101,7 +102,7 @@ class Plant:
         return url
 
     async def _found(self) -> tuple[Mapping[str, Keys], ChainPlace]:
-        """A chain, if none was given, with both contracts on it and everybody registered."""
+        """A chain, if none was given, with the contracts on it and everybody registered."""
         keys = create_keys(self._layout.root, self._plan.fleet("http://127.0.0.1", CHAIN_ID))
         rpc_url, chain_id = self._plan.rpc, CHAIN_ID
         if rpc_url is None:
@@ -168,7 +169,7 @@ class Plant:
         progress = self._progress
         async with (
             MqttBus(BusSettings(url=broker_url, client_id="demo", session_expiry_s=0)) as bus,
-            EvmChain(place.rpc_url, place.device_registry, place.round_registry, None, place.chain_id) as chain,
+            EvmChain(place, None) as chain,
         ):
             await bus.subscribe(topics.ALL_AGENT_STATUS, progress.on_status)
             await bus.subscribe(topics.ALL_TWINS, progress.on_twin)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from gemel.adapters.contract_calls import ContractCalls
 from gemel.adapters.evm_chain import EvmChain
 from gemel.errors import ConfigError
 from gemel.exchange.chain_watch import ChainWatch, EventHandler, Parties
@@ -34,6 +35,7 @@ class ChainParty:
 
     party: Party
     chain: Chain
+    calls: ContractCalls  # the same connection, for the adapters of the other chain ports
     watch: ChainWatch
     agents: Parties
     validators: Parties
@@ -44,20 +46,23 @@ async def open_chain_party(host: Host[S]) -> AsyncIterator[ChainParty]:
     """Open bus and chain; raises ConfigError where the pinned registry is not the configured one."""
     settings = host.settings
     async with open_party(host) as party:
-        place, trust = settings.chain, party.trust
-        if place.round_registry != trust.registry:
+        place, trust = settings.chain.place(), party.trust
+        if place.rounds != trust.domain:
+            pinned, named = trust.domain, place.rounds
             raise ConfigError(
-                str(settings.trust_file), "registry", f"{place.round_registry}, as chain.round_registry"
+                str(settings.trust_file),
+                "registry",
+                f"{named.registry} of chain {named.chain_id}, as {settings.chain.file} says; "
+                f"it pins {pinned.registry} of chain {pinned.chain_id}",
             )
         agents, validators = Parties(Role.AGENT), Parties(Role.VALIDATOR)
-        async with EvmChain(
-            place.rpc_url, place.device_registry, place.round_registry, party.keys.identity, trust.chain_id
-        ) as chain:
+        confirmations = settings.chain.confirmations
+        async with EvmChain(place, party.keys.identity, confirmations=confirmations) as chain:
             checkpoint = settings.state_dir / "events.sqlite"
             watch = ChainWatch(chain, trust.task, checkpoint, host.clock, agents, validators)
             host.metrics.chain_lag_blocks.set_function(lambda: chain.lag_blocks)
             await watch.refresh_parties()
-            yield ChainParty(party, chain, watch, agents, validators)
+            yield ChainParty(party, chain, chain.calls, watch, agents, validators)
 
 
 def follow_chain(background: Background, opened: ChainParty, on_event: EventHandler | None = None) -> None:

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+from msgspec.structs import replace
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gemel.adapters import key_files
+from gemel.adapters.chain_place import ChainPlace, read_chain_place
 from gemel.adapters.mqtt_bus import BusSettings
 from gemel.adapters.secret_files import read_private
 from gemel.errors import ConfigError
 from gemel.host.logs import LogFormat, LogLevel
-from gemel.wire.types import Address
 
-_Address = Annotated[Address, Field(pattern=r"^0x[0-9a-f]{40}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _PASSWORD_BYTES = 4096
@@ -81,11 +81,16 @@ def _secret(path: Path) -> Path:
 
 
 class ChainSection(Section):
-    """[chain]: the node, and the two contracts."""
+    """[chain]: where the contracts are (chain.json, as `gemel found` wrote it), and which node to ask."""
 
-    rpc_url: str
-    device_registry: _Address
-    round_registry: _Address
+    file: Path
+    rpc_url: str | None = None  # this service's own node; None: the file's
+    confirmations: Annotated[int, Field(ge=0, le=1000)] = 0  # more where blocks may still be replaced
+
+    def place(self) -> ChainPlace:
+        """Raises ConfigError for a file that cannot be read or is none."""
+        place = read_chain_place(self.file)
+        return place if self.rpc_url is None else replace(place, rpc_url=self.rpc_url)
 
 
 class Settings(BaseSettings):

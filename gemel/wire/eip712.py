@@ -47,8 +47,12 @@ class Domain:
 
     def hash(self, type_string: str, *values: int | str | bytes) -> bytes:
         """The 32 bytes to sign for a struct: `type_string` as EIP-712's encodeType, values in its order."""
-        struct = keccak(keccak(type_string.encode()) + b"".join(word(v) for v in values))
-        return bytes(keccak(b"\x19\x01" + self.separator + struct))
+        return bytes(keccak(b"\x19\x01" + self.separator + struct_hash(type_string, *values)))
+
+
+def struct_hash(type_string: str, *values: int | str | bytes) -> bytes:
+    """A struct's 32 bytes without a domain: what contracts name things by. A string goes in as its keccak."""
+    return bytes(keccak(keccak(type_string.encode()) + b"".join(word(v) for v in values)))
 
 
 @lru_cache(maxsize=64)

@@ -398,9 +398,10 @@ Ballot = SignedSum | SignedSeal | SignedVote | SignedResults  # validator → co
 def decode_ballot(data: bytes) -> Ballot:
     """Any of the four. Raises Malformed."""
     try:
-        return msgspec.json.decode(data, type=Ballot)
+        found: Ballot = msgspec.json.decode(data, type=Ballot)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed("Ballot", str(error)) from error
+    return found
 
 
 class Standing(Body, frozen=True):
@@ -420,7 +421,7 @@ class Handover(Body, frozen=True):
 
 
 class HealthAlert(Body, frozen=True):
-    """An agent's signed word that a twin raised an alert: opens a maintenance order (contracts/src/Maintenance.sol)."""
+    """An agent's signed word that a twin raised an alert: opens an order (contracts/src/Maintenance.sol)."""
 
     site: str
     asset: str

@@ -5,6 +5,9 @@ contracts/src/TwinScope.sol, `gemel/v1/<site>/twin/<asset>/<word>`: the word is 
 for these four (and not for backfill, which stands on that level, too). It is looked up among the scopes of the
 owner's machines, so there is nothing to parse and no wildcard to escape by. A grant begins and ends by the clock:
 nobody sends anything, whoever keeps the broker's rights asks again at `next_change_ms`.
+
+Owner and consumer sign the same grant, and the owner alone that it is over, for the contract
+(contracts/src/DataSharing.sol), which counts in seconds: a grant's times are whole seconds.
 """
 
 from __future__ import annotations
@@ -14,14 +17,20 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
+from eth_hash.auto import keccak
 
 from gemel.errors import ConfigError, Refused
 from gemel.wire import topics
+from gemel.wire.eip712 import Domain, struct_hash
 from gemel.wire.reasons import Reason
 from gemel.wire.rights import Right, User, user_name
-from gemel.wire.types import Address, Millis
+from gemel.wire.types import Address, Count, Digest, Millis
 
 WORDS = (topics.twin_state, topics.twin_delta, topics.twin_schema, topics.twin_event)
+SECOND_MS = 1000
+
+_GRANT_TYPE = "Grant(address owner,address consumer,string scope,uint64 from,uint64 until,uint64 nonce)"
+_REVOCATION_TYPE = "Revocation(bytes32 grant)"
 
 
 class Asset(NamedTuple):
@@ -47,6 +56,42 @@ class Shares(NamedTuple):
     rights: Mapping[User, frozenset[Right]]  # by consumer
     refused: tuple[tuple[Grant, Refused], ...]  # those that would be open and open nothing, and why
     next_change_ms: Millis | None  # when a grant begins or ends next; None if none does
+
+
+def asset_id(asset: Asset) -> Digest:
+    """What contracts call a machine: keccak of its twin's topic without the word."""
+    return bytes(keccak(f"{topics.ROOT}/{asset.site}/twin/{asset.name}".encode())).hex()
+
+
+def seconds(at_ms: Millis) -> int:
+    """A grant's time as the contract has it. Raises ConfigError for what is no whole second."""
+    whole, rest = divmod(at_ms, SECOND_MS)
+    if rest:
+        raise ConfigError("grant", "from, until", f"whole seconds, not {at_ms} ms")
+    return whole
+
+
+def grant_id(grant: Grant, nonce: Count) -> Digest:
+    """What names a grant on chain: its EIP-712 struct hash. Raises ConfigError as `seconds`."""
+    return struct_hash(_GRANT_TYPE, *_values(grant, nonce)).hex()
+
+
+def grant_hash(grant: Grant, nonce: Count, sharing: Domain) -> bytes:
+    """The 32 bytes that owner and consumer sign; `nonce` tells two otherwise equal grants apart.
+
+    `sharing` is the domain of the contract DataSharing. Raises ConfigError as `seconds`.
+    """
+    return sharing.hash(_GRANT_TYPE, *_values(grant, nonce))
+
+
+def revocation_hash(id_: Digest, sharing: Domain) -> bytes:
+    """The 32 bytes that an owner signs to end the grant `id_`, for good."""
+    return sharing.hash(_REVOCATION_TYPE, id_)
+
+
+def _values(grant: Grant, nonce: Count) -> tuple[Address, Address, bytes, int, int, int]:
+    scope = bytes(keccak(grant.scope.encode()))
+    return grant.owner, grant.consumer, scope, seconds(grant.from_ms), seconds(grant.until_ms), nonce
 
 
 def scopes(asset: Asset) -> Mapping[str, frozenset[Right]]:

@@ -45,9 +45,9 @@ Addresses of the chain never appear in twin topics.
     gemel/v1/<fleet>/learning/<task>/fetch/<to>/<from> anybody       1    no    «send me these chunks»
     gemel/v1/<fleet>/learning/<task>/chunk/<from>/<digest>  anybody  1    no    chunks of an announced transfer
 
-<dev>, <cust>, <val>, <to> and <from> are addresses; the broker lets each party write under its own only. <user> is the name
-at the broker of whoever asks: a question's Response-Topic must lie under `desired/answer/`, or an agent could be made
-to write anywhere that it has the right to.
+<dev>, <cust>, <val>, <to> and <from> are addresses; the broker lets each party write under its own only. <user> is
+the name at the broker of whoever asks: a question's Response-Topic must lie under `desired/answer/`, or an agent
+could be made to write anywhere that it has the right to.
 """
 
 from __future__ import annotations

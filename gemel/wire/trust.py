@@ -15,7 +15,7 @@ from gemel.wire.types import Address, Count
 class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The pinned parties of one task: `trust.json`, written by the operator when the fleet is founded.
 
-    The electorate is the one of the founding; a running service knows the one in force (gemel/exchange/electorates.py).
+    The electorate is that of the founding; gemel/exchange/electorates.py knows the one in force.
     """
 
     fleet: str

@@ -8,16 +8,23 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
 
+from gemel.adapters.chain_place import ChainPlace
+from gemel.adapters.contract_abi import ELECTION, QUALITY_VOTES
 from gemel.adapters.evm_chain import EvmChain
-from gemel.adapters.evm_deploy import Deployed, deploy
+from gemel.adapters.evm_deploy import TOKEN, NetworkTerms, deploy
+from gemel.adapters.evm_elections import EvmElections
 from gemel.ports import PartyRecord, Role
 from gemel.wire.eip712 import Domain
+from gemel.wire.electorate import Electorate, Member
 from gemel.wire.identity import Identity
-from gemel.wire.types import Address
+from gemel.wire.registration import prove_possession
+from gemel.wire.types import Address, Signature
 from tests.support.parties import COORDINATOR, CUSTODIAN, LISTENER, VALIDATORS, identity
 from tests.support.ports import free_port
 
@@ -109,55 +116,83 @@ async def running_chain(
 
 @dataclass
 class Fleet:
-    """The contracts on a running chain with every party registered; one client for each that sends."""
+    """The contracts on a running chain with every party registered and elected; one client for each that sends.
+
+    The operator is administrator still: what waits for a delay in a plant, a test does at once.
+    """
 
     chain: RunningChain
-    deployed: Deployed
+    place: ChainPlace
     operator: EvmChain
     coordinator: EvmChain
     custodian: EvmChain
     listener: EvmChain
+    validators: tuple[EvmChain, ...]
 
     @property
     def domain(self) -> Domain:
         """What validators' signatures are bound to."""
-        return Domain(self.chain.chain_id, self.deployed.round_registry)
+        return self.place.rounds
 
-    def client(self, who: Identity | None, *, chain_id: int = CHAIN_ID, first_block: int = 0) -> EvmChain:
-        """A further client, to be opened."""
-        at, url = self.deployed, self.chain.url
-        return EvmChain(
-            url, at.device_registry, at.round_registry, who, chain_id, first_block=first_block, poll_s=0.02
-        )
+    def client(self, who: Identity | None, **changes: Any) -> EvmChain:
+        """A further client, to be opened; `changes` are fields of the place to lie about."""
+        return EvmChain(replace(self.place, **changes), who, poll_s=0.02)
+
+    async def register(self, who: Identity, role: Role, *, owner: Address | None = None) -> PartyRecord:
+        """Enter a party that owns itself, unless `owner` is said."""
+        record = party(who, role) if owner is None else replace(party(who, role), owner=owner)
+        await self.operator.register(record, proof_of(who, record, self.place))
+        return record
+
+    async def electorate(self) -> Electorate:
+        """Who sits now, by the quorum of the test network."""
+        epoch = await self.operator.epoch()
+        addresses, weights = await self.operator.calls.call(ELECTION, "seatsAt", epoch)
+        seats = zip(addresses, weights, strict=True)
+        return Electorate(epoch, TERMS.quorum_part, tuple(Member(a, BOX, weight) for a, weight in seats))
 
 
 def party(who: Identity, role: Role) -> PartyRecord:
     """A party that owns itself."""
-    return PartyRecord(who.address, who.address, role, "ab" * 32, active=True)
+    return PartyRecord(who.address, who.address, role, BOX, active=True)
 
 
-FUNDED = tuple(each.address for each in (OPERATOR, COORDINATOR, CUSTODIAN, LISTENER, STRANGER))
-PARTIES = (
-    party(COORDINATOR, Role.COORDINATOR),
-    party(CUSTODIAN, Role.CUSTODIAN),
-    party(LISTENER, Role.LISTENER),
-    *(party(validator, Role.VALIDATOR) for validator in VALIDATORS),
-)
+def proof_of(who: Identity, record: PartyRecord, place: ChainPlace) -> Signature:
+    """That `who` holds the key of `record`."""
+    return prove_possession(who, place.devices, owner=record.owner, role=record.role, box=record.box)
+
+
+BOX = "ab" * 32
+SENDERS = (OPERATOR, COORDINATOR, CUSTODIAN, LISTENER, *VALIDATORS)
+FUNDED = tuple(each.address for each in (*SENDERS, STRANGER))
+ROLES = {COORDINATOR: Role.COORDINATOR, CUSTODIAN: Role.CUSTODIAN, LISTENER: Role.LISTENER}
+PARTIES = tuple((who, role) for who, role in (*ROLES.items(), *((v, Role.VALIDATOR) for v in VALIDATORS)))
+STAKES = (500, 300, 200)  # whole tokens, by validator: of 1,000 in all
+TERMS = NetworkTerms(quorum_part=600_000)  # the first and any other, or nobody
 
 
 @asynccontextmanager
-async def open_fleet(chain: RunningChain) -> AsyncIterator[Fleet]:
-    """Deploy on a chain that funded FUNDED, register PARTIES, and open a client for each role."""
-    deployed = await deploy(chain.url, OPERATOR, chain.chain_id)
+async def open_fleet(
+    chain: RunningChain, *, terms: NetworkTerms = TERMS, stakes: Sequence[int] = STAKES
+) -> AsyncIterator[Fleet]:
+    """Deploy on a chain that funded FUNDED, register PARTIES, elect the validators, and open a client for each."""
+    tokens = {validator.address: stake for validator, stake in zip(VALIDATORS, stakes, strict=True)}
+    place = await deploy(
+        chain.url,
+        OPERATOR,
+        chain.chain_id,
+        terms=terms,
+        tokens=tokens | {OPERATOR.address: 1000},
+        administrators=(OPERATOR.address,),
+    )
     async with AsyncExitStack() as clients:
-        senders = [
-            await clients.enter_async_context(
-                EvmChain(
-                    chain.url, deployed.device_registry, deployed.round_registry, who, chain.chain_id, poll_s=0.02
-                )
-            )
-            for who in (OPERATOR, COORDINATOR, CUSTODIAN, LISTENER)
-        ]
-        for each in PARTIES:
-            await senders[0].register(each)
-        yield Fleet(chain, deployed, *senders)
+        opened = [await clients.enter_async_context(EvmChain(place, who, poll_s=0.02)) for who in SENDERS]
+        fleet = Fleet(chain, place, *opened[:4], tuple(opened[4:]))
+        for who, role in PARTIES:
+            await fleet.register(who, role)
+        scorer = await fleet.operator.calls.call(ELECTION, "SCORER_ROLE")
+        await fleet.operator.calls.send(ELECTION, "grantRole", scorer, place.contracts[QUALITY_VOTES])
+        for client, stake in zip(fleet.validators, stakes, strict=True):
+            await EvmElections(client.calls).stake(stake * TOKEN)
+        await EvmElections(fleet.operator.calls).close_epoch()
+        yield fleet

@@ -23,12 +23,13 @@ import tomli_w
 from msgspec.structs import replace
 
 from edge_agent.learning.examples import Examples
+from gemel.adapters.chain_place import ChainPlace
 from gemel.adapters.clock import SystemClock
 from gemel.adapters.evm_chain import EvmChain
 from gemel.adapters.key_files import Keys
 from gemel.adapters.mqtt_bus import BusSettings, MqttBus
 from gemel.adapters.sqlite_records import SqliteRecords
-from gemel.console.fleet_files import KEYS_FOLDER, POLICY_FILE, TRUST_FILE, ChainPlace, read_place
+from gemel.console.fleet_files import CHAIN_FILE, KEYS_FOLDER, POLICY_FILE, TRUST_FILE, read_place
 from gemel.console.founding import AgentPlan, FleetPlan, GatePlan, create_keys, found, policy_of
 from gemel.demo.children import Children
 from gemel.exchange.admission import Terms
@@ -104,10 +105,12 @@ def fleet_plan(
         rpc_url=rpc_url,
         chain_id=CHAIN_ID,
         validators=validators,
-        quorum=2,
         gate=GatePlan(threshold=0, max_regression=1_000_000),
         policy=policy,
-        agents=tuple(AgentPlan(name, owner, trust.get(name, WHOLE)) for name, owner in agents.items()),
+        agents=tuple(
+            AgentPlan(name, owner, trust.get(name, WHOLE), assets=(f"{SITE}/{name}-rig",))
+            for name, owner in agents.items()
+        ),
         custodians=custodians,
     )
 
@@ -294,10 +297,9 @@ class Fleet:
         if name in {agent.name for agent in self.plan.agents}:
             document |= self._agent_section(name)
         else:
-            contracts = {"device_registry": self.place.device_registry, "round_registry": self.place.round_registry}
             document |= {
                 "policy_file": str(self.root / POLICY_FILE),
-                "chain": {"rpc_url": self.place.rpc_url, **contracts},
+                "chain": {"file": str(self.root / CHAIN_FILE), "rpc_url": self.place.rpc_url},
             }
         if name in ("coordinator", *self.plan.custodian_names, *self.plan.validator_names):
             document["task"] = self.task_path
@@ -369,12 +371,8 @@ class Fleet:
 
     async def chain_of(self, name: str) -> EvmChain:
         """The chain, with a party's key to write with."""
-        place = self.place
-        registries = (place.device_registry, place.round_registry)
         identity = self.keys[name].identity
-        return await self._open.enter_async_context(
-            EvmChain(place.rpc_url, *registries, identity, place.chain_id, poll_s=LOOK_S)
-        )
+        return await self._open.enter_async_context(EvmChain(self.place, identity, poll_s=LOOK_S))
 
     # --- waiting ---
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gemel.adapters.dynamic_security import security_file
 from gemel.wire.boxes import box_key
+from gemel.wire.electorate import Electorate, Member
 from gemel.wire.entitlements import entitlements
 from gemel.wire.identity import Identity
 from gemel.wire.messages import Collector
@@ -37,8 +38,13 @@ TRUST = Trust(
     coordinator=_collector(COORDINATOR, 1),
     custodians=(_collector(CUSTODIAN, 2),),
     listener=LISTENER.address,
-    validators=tuple(_collector(v, 11 + n) for n, v in enumerate(VALIDATORS)),
-    quorum=2,
+    electorate=Electorate(
+        epoch=1,
+        quorum_part=666_666,
+        members=tuple(
+            Member(v.address, box_key((11 + n).to_bytes(32, "big")), 100) for n, v in enumerate(VALIDATORS)
+        ),
+    ),
 )
 
 PLANT = (
