@@ -175,11 +175,9 @@ def _inspections(question: Question, task: Task) -> Sequence[Inspection]:
 
 async def _models(settings: ValidatorSettings, named: str | None) -> Models:
     trust = load_trust(read_file(settings.trust_file, "trust_file"), str(settings.trust_file))
-    place, task = settings.chain, load_task(settings.task)
+    task = load_task(settings.task)
     blobs = FileBlobs(settings.state_dir / "blobs")
-    async with EvmChain(
-        place.rpc_url, place.device_registry, place.round_registry, None, trust.chain_id, patience=PATIENCE
-    ) as chain:
+    async with EvmChain(settings.chain.place(), None, patience=PATIENCE) as chain:
         standing = await chain.task(trust.task)
         if standing.model == NO_DIGEST:
             raise ConfigError("chain", trust.task, "a task with a model in use; it has none yet")

@@ -1,6 +1,6 @@
 """What the chain says of a fleet as one JSON file, for whoever audits it without a node.
 
-Every transaction that left an event of the two contracts, as signed bytes, with its receipt and its block. A call's
+Every transaction that left an event of the contracts, as signed bytes, with its receipt and its block. A call's
 arguments stand in the signed bytes, so an auditor need not believe the logs: he compares them with the calls.
 """
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gemel.adapters.contract_abi import DEVICE_REGISTRY, ROUND_REGISTRY, Values, decode_event, load
+from gemel.adapters.chain_place import ChainPlace
+from gemel.adapters.contract_abi import Values, decode_event, load
 from gemel.adapters.typed_transactions import open_transaction, rebuild_transaction
 from gemel.errors import ChainUnavailable, Malformed
 from gemel.ports import ChainEvent
@@ -20,7 +21,7 @@ from gemel.wire.types import Address, Count, Digest
 if TYPE_CHECKING:  # reading an export needs no web3
     from gemel.adapters.evm_node import EvmNode, Header, Receipt
 
-_RANGE = 500
+_VERSION, _RANGE = 2, 500
 
 
 class ExportedLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,8 +57,7 @@ class ChainExport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     version: int
     chain_id: Count
-    device_registry: Address
-    round_registry: Address
+    contracts: dict[str, Address]  # by name
     blocks: tuple[ExportedBlock, ...]
     transactions: tuple[ExportedTransaction, ...]
 
@@ -73,23 +73,21 @@ class Call(msgspec.Struct, frozen=True):
     arguments: Values
 
 
-async def export_chain(
-    node: EvmNode, device_registry: Address, round_registry: Address, *, first_block: int = 0
-) -> ChainExport:
+async def export_chain(node: EvmNode, place: ChainPlace) -> ChainExport:
     """Collect it from a node. Raises ChainUnavailable, Malformed."""
+    addresses = tuple(place.contracts.values())
     head = await node.head()
     digests: dict[Digest, None] = {}  # in the chain's order, each once
-    for first in range(first_block, head.number + 1, _RANGE):
+    for first in range(place.first_block, head.number + 1, _RANGE):
         last = min(first + _RANGE - 1, head.number)
-        for log in await node.logs((device_registry, round_registry), first, last):
+        for log in await node.logs(addresses, first, last):
             digests[log.transaction] = None
     receipts = [await _receipt(node, digest) for digest in digests]
     numbers = sorted({0, head.number, *(receipt.block for receipt in receipts)})
     return ChainExport(
-        version=1,
+        version=_VERSION,
         chain_id=await node.chain_id(),
-        device_registry=device_registry,
-        round_registry=round_registry,
+        contracts=place.contracts,
         blocks=tuple([await _block(node, number) for number in numbers]),
         transactions=tuple([await _transaction(node, receipt) for receipt in receipts]),
     )
@@ -106,19 +104,22 @@ def decode_export(data: bytes) -> ChainExport:
         export = msgspec.json.decode(data, type=ChainExport)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Malformed("chain export", str(error)) from error
-    if export.version != 1:
-        raise Malformed("chain export", f"version {export.version}, 1 expected")
+    if export.version != _VERSION:
+        raise Malformed("chain export", f"version {export.version}, {_VERSION} expected")
     return export
 
 
 def exported_events(export: ChainExport) -> Iterator[ChainEvent]:
     """All events, as `Chain.events` hands them out. Raises Malformed for logs that are none."""
     hashes = {block.number: block.hash for block in export.blocks}
+    names = {address: name for name, address in export.contracts.items()}
     for transaction in export.transactions:
         if transaction.block not in hashes:
             raise Malformed("chain export", f"block {transaction.block} is missing")
         for log in transaction.logs:
-            decoded = _decode_log(log)
+            if log.address not in names:
+                continue  # a contract that is none of ours
+            decoded = _decode_log(names[log.address], log)
             if decoded is not None:
                 block_hash = hashes[transaction.block]
                 identifier = f"{block_hash}-{log.index}"
@@ -127,7 +128,7 @@ def exported_events(export: ChainExport) -> Iterator[ChainEvent]:
 
 def exported_calls(export: ChainExport) -> Iterator[Call]:
     """All calls, from the signed bytes. Raises Malformed, or Refused(bad_signature), for bytes that do not hold."""
-    contracts = {export.device_registry: DEVICE_REGISTRY, export.round_registry: ROUND_REGISTRY}
+    contracts = {address: name for name, address in export.contracts.items()}
     for transaction in export.transactions:
         opened = open_transaction(_unhex(transaction.raw))
         if opened.hash != transaction.hash or opened.chain_id != export.chain_id:
@@ -138,13 +139,13 @@ def exported_calls(export: ChainExport) -> Iterator[Call]:
         functions = {entry.selector: entry for entry in load(contract).functions.values()} if contract else {}
         entry = functions.get(opened.data[:4])
         if contract is None or entry is None:
-            raise Malformed("chain export", f"{transaction.hash} calls none of the two contracts")
+            raise Malformed("chain export", f"{transaction.hash} calls none of the contracts")
         arguments = entry.decode_inputs(opened.data[4:])
         yield Call(opened.hash, transaction.block, opened.sender, contract, entry.name, arguments)
 
 
-def _decode_log(log: ExportedLog) -> tuple[str, Values] | None:
-    return decode_event([_unhex(topic) for topic in log.topics], _unhex(log.data))
+def _decode_log(contract: str, log: ExportedLog) -> tuple[str, Values] | None:
+    return decode_event(contract, [_unhex(topic) for topic in log.topics], _unhex(log.data))
 
 
 def _unhex(text: str) -> bytes:

@@ -18,7 +18,7 @@ async def write_export(directory: Path) -> Path:
     place = read_place(directory)
     async with EvmNode(place.rpc_url) as node:
         await node.require_chain(place.chain_id)
-        export = await export_chain(node, place.device_registry, place.round_registry)
+        export = await export_chain(node, place)
     path = directory / EXPORT_FILE
     scratch = path.with_name(path.name + ".new")
     await asyncio.to_thread(scratch.write_bytes, encode_export(export))
