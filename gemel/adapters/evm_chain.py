@@ -23,6 +23,7 @@ from gemel.adapters.evm_node import Log, Patience
 from gemel.ports import (
     BallotRecord,
     ChainEvent,
+    ChainHead,
     LineageRecord,
     PartyRecord,
     Role,
@@ -30,6 +31,7 @@ from gemel.ports import (
     RoundState,
     Sent,
     TaskRecord,
+    VoteRecord,
 )
 from gemel.wire.attestations import Confirmation, SealedVote, Vote
 from gemel.wire.eip712 import task_id
@@ -203,10 +205,21 @@ class EvmChain:
             epoch=found["epoch"],
             commit_until_s=found["commitUntil"],
             reveal_until_s=found["revealUntil"],
+            seats=found["seats"],
             committed=found["committed"],
             revealed=found["revealed"],
             closed=found["closed"],
         )
+
+    async def vote(self, task: str, round_: int, validator: Address) -> VoteRecord:
+        """See `Chain`."""
+        found = await self.calls.call(QUALITY_VOTES, "voteOf", task_id(task), round_, validator)
+        return VoteRecord(found["commitment"], found["revealed"])
+
+    async def head(self) -> ChainHead:
+        """See `Chain`."""
+        header = await self.calls.node.head()
+        return ChainHead(header.number, header.timestamp_s)
 
     async def lineage(self, task: str, model: Digest) -> LineageRecord:
         """See `Chain`."""

@@ -24,6 +24,7 @@ from gemel.ports.chain import (
     BallotRecord,
     Chain,
     ChainEvent,
+    ChainHead,
     LineageRecord,
     PartyRecord,
     Role,
@@ -31,6 +32,7 @@ from gemel.ports.chain import (
     RoundState,
     Sent,
     TaskRecord,
+    VoteRecord,
 )
 from gemel.ports.clock import Clock
 from gemel.ports.records import Records
@@ -51,6 +53,7 @@ __all__ = [
     "BusMessage",
     "Chain",
     "ChainEvent",
+    "ChainHead",
     "Change",
     "Clock",
     "Handler",
@@ -67,5 +70,6 @@ __all__ = [
     "TwinEvent",
     "TwinRevision",
     "TwinStore",
+    "VoteRecord",
     "Will",
 ]

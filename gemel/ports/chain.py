@@ -93,9 +93,38 @@ class BallotRecord(msgspec.Struct, frozen=True):
     epoch: Count  # 0: there is no such ballot
     commit_until_s: Count
     reveal_until_s: Count
+    seats: Count  # elected for the epoch
     committed: Count
     revealed: Count
     closed: bool
+
+    def is_committing(self, now_s: int) -> bool:
+        """Whether commitments are still taken, and therefore no vote is shown yet."""
+        return now_s < self.commit_until_s and self.committed < self.seats
+
+    def can_close(self, now_s: int) -> bool:
+        """Whether nothing that is still to come could count."""
+        complete = not self.is_committing(now_s) and self.revealed == self.committed
+        return self.epoch > 0 and (complete or now_s >= self.reveal_until_s)
+
+
+class VoteRecord(msgspec.Struct, frozen=True):
+    """What one validator has put into a ballot."""
+
+    commitment: str  # 44 hex digits, as in SealedVote; all zeros: there is none
+    revealed: bool
+
+    @property
+    def committed(self) -> bool:
+        """Whether there is a commitment."""
+        return self.commitment.strip("0") != ""
+
+
+class ChainHead(msgspec.Struct, frozen=True):
+    """The last block."""
+
+    block: Count
+    time_s: Count
 
 
 class LineageRecord(msgspec.Struct, frozen=True):
@@ -224,6 +253,14 @@ class Chain(Protocol):
 
     async def ballot(self, task: str, round_: int) -> BallotRecord:
         """The vote on a round's candidate; epoch 0 if there is none."""
+        ...
+
+    async def vote(self, task: str, round_: int, validator: Address) -> VoteRecord:
+        """What a validator has put into the ballot of a round."""
+        ...
+
+    async def head(self) -> ChainHead:
+        """The last block. Where nobody sends anything, a chain may make none for a long time."""
         ...
 
     async def lineage(self, task: str, model: Digest) -> LineageRecord:
