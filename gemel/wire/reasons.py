@@ -40,6 +40,8 @@ class Reason(StrEnum):
     NOT_ABOVE = "not_above"  # deployment number not above the one in use
     NO_QUORUM = "no_quorum"
     UNKNOWN_EPOCH = "unknown_epoch"  # who voted then is not known here, or not yet
+    FROM_FUTURE = "from_future"  # signed for later than now: a clock is wrong, or somebody lies
+    CONTRADICTED = "contradicted"  # a chain endpoint says otherwise
     MISSING = "missing"  # the bytes did not come within the deadline
     BROKEN_MODEL = "broken_model"  # bytes match, but are not a model of this task
     # the grant
