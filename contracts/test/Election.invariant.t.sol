@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {AttestationHashes} from "../src/AttestationHashes.sol";
 import {Attestations} from "../src/Attestations.sol";
 import {Role} from "../src/DeviceRegistry.sol";
 import {Election} from "../src/Election.sol";
@@ -95,9 +94,9 @@ contract ElectionHandler is Consortium {
         uint256 key = _key(who % VALIDATORS);
         Attestations.SumAttestation memory a = Attestations.SumAttestation("task", round, "root", "sum", 3, 9);
         Attestations.SumAttestation memory b = Attestations.SumAttestation("task", round, "root", "lie", 3, 9);
-        bytes32 domain = AttestationHashes.domainOf(rounds);
-        bytes memory first = _signRaw(key, AttestationHashes.signedHash(a, domain));
-        bytes memory second = _signRaw(key, AttestationHashes.signedHash(b, domain));
+        bytes32 domain = rounds.domainSeparator();
+        bytes memory first = _signRaw(key, Attestations.signedHash(a, domain));
+        bytes memory second = _signRaw(key, Attestations.signedHash(b, domain));
         if (election.isExpelled(vm.addr(key))) return;
         election.slashContradictingSums(a, first, b, second);
     }

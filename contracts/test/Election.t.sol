@@ -2,19 +2,15 @@
 pragma solidity ^0.8.28;
 
 import {IAccessControl} from "@openzeppelin/contracts/access/IAccessControl.sol";
-import {AttestationHashes} from "../src/AttestationHashes.sol";
 import {Attestations} from "../src/Attestations.sol";
 import {CandidateList} from "../src/CandidateList.sol";
 import {Role} from "../src/DeviceRegistry.sol";
 import {Election} from "../src/Election.sol";
 import {RoundState} from "../src/RoundRegistry.sol";
 import {Consortium} from "./Consortium.sol";
+import {Rounds} from "./Rounds.sol";
 
-contract ElectionTest is Consortium {
-    bytes32 private constant TASK = keccak256("hydraulic");
-    bytes32 private constant DIGEST = keccak256("digest");
-    bytes32 private constant ROOT = keccak256("root");
-
+contract ElectionTest is Rounds {
     function setUp() public {
         _found(3, 4);
     }
@@ -25,6 +21,15 @@ contract ElectionTest is Consortium {
         assertEq(elected.length, 3);
         assert(elected[0] == _validator(3) && elected[1] == _validator(2) && elected[2] == _validator(1));
         assertEq(election.totalWeight(), 90 ether);
+        (address[] memory seated, uint96[] memory weights) = election.seatsAt(1);
+        for (uint256 i; i < 3; ++i) {
+            assert(seated[i] == elected[i]);
+            assertEq(weights[i], 40 ether - i * 10 ether);
+            (uint256 weight, uint256 index) = election.voteAt(1, elected[i]);
+            assertEq(weight, weights[i]);
+            assertEq(index, i);
+        }
+        assertEq(election.seatCountAt(1), 3);
         assertEq(election.weightOf(_validator(3)), 40 ether);
         assertEq(election.weightOf(_validator(0)), 0);
     }
@@ -146,7 +151,7 @@ contract ElectionTest is Consortium {
         election.stake(1 ether, address(0));
         bytes32 offence = keccak256(abi.encode(_validator(3), "model", TASK, uint64(1)));
         (Attestations.ModelAttestation memory a, Attestations.ModelAttestation memory b) = _votes(1);
-        (bytes memory first, bytes memory second) = (_signVote(3, a), _signVote(3, b));
+        (bytes memory first, bytes memory second) = (_signModel(_key(3), a), _signModel(_key(3), b));
         vm.expectRevert(abi.encodeWithSelector(Election.AlreadySlashed.selector, offence));
         election.slashContradictingVotes(a, first, b, second);
     }
@@ -156,14 +161,14 @@ contract ElectionTest is Consortium {
         (Attestations.ModelAttestation memory a, Attestations.ModelAttestation memory b) = _votes(1);
         if (round == b.round && task == b.task) b = a;
         else (b.round, b.task) = (round, task);
-        (bytes memory first, bytes memory second) = (_signVote(0, a), _signVote(0, b));
+        (bytes memory first, bytes memory second) = (_signModel(_key(0), a), _signModel(_key(0), b));
         vm.expectRevert(abi.encodeWithSelector(Election.NoContradiction.selector));
         election.slashContradictingVotes(a, first, b, second);
     }
 
     function test_contradictionOfTwoSignersIsNone() public {
         (Attestations.ModelAttestation memory a, Attestations.ModelAttestation memory b) = _votes(1);
-        (bytes memory first, bytes memory second) = (_signVote(0, a), _signVote(1, b));
+        (bytes memory first, bytes memory second) = (_signModel(_key(0), a), _signModel(_key(1), b));
         vm.expectRevert(abi.encodeWithSelector(Election.SignersDiffer.selector, _validator(0), _validator(1)));
         election.slashContradictingVotes(a, first, b, second);
     }
@@ -172,8 +177,8 @@ contract ElectionTest is Consortium {
     function test_signatureForAnotherRegistryProvesNothing() public {
         _seatFour();
         (Attestations.ModelAttestation memory a, Attestations.ModelAttestation memory b) = _votes(1);
-        bytes memory elsewhere = _signRaw(_key(3), AttestationHashes.signedHash(b, keccak256("elsewhere")));
-        bytes memory here = _signVote(3, a);
+        bytes memory elsewhere = _signRaw(_key(3), Attestations.signedHash(b, keccak256("elsewhere")));
+        bytes memory here = _signModel(_key(3), a);
         (bool taken,) =
             address(election).call(abi.encodeCall(election.slashContradictingVotes, (a, here, b, elsewhere)));
         assert(!taken && !election.isExpelled(_validator(3)));
@@ -183,12 +188,12 @@ contract ElectionTest is Consortium {
         _seatFour();
         _aggregate();
         Attestations.SumAttestation memory wrong = Attestations.SumAttestation(TASK, 1, ROOT, ROOT, 3, 100);
-        bytes memory proof = _signSum(2, wrong);
+        bytes memory proof = _signSum(_key(2), wrong);
         vm.expectRevert(abi.encodeWithSelector(Election.SumNotConfirmed.selector, TASK, 1, RoundState.Aggregated));
         election.slashWrongSum(wrong, proof);
-        Attestations.SumAttestation memory right = Attestations.SumAttestation(TASK, 1, ROOT, DIGEST, 3, 100);
-        rounds.attestSum(TASK, 1, _validator(1), _signSum(1, right));
-        bytes memory honest = _signSum(2, right);
+        Attestations.SumAttestation memory right = _sum(1);
+        rounds.attestSums(TASK, 1, _sumSignatures(1, 3));
+        bytes memory honest = _signSum(_key(2), right);
         vm.expectRevert(abi.encodeWithSelector(Election.NoContradiction.selector));
         election.slashWrongSum(right, honest);
         election.slashWrongSum(wrong, proof);
@@ -262,7 +267,7 @@ contract ElectionTest is Consortium {
 
     function _contradict(uint256 index, uint64 round) private {
         (Attestations.ModelAttestation memory a, Attestations.ModelAttestation memory b) = _votes(round);
-        election.slashContradictingVotes(a, _signVote(index, a), b, _signVote(index, b));
+        election.slashContradictingVotes(a, _signModel(_key(index), a), b, _signModel(_key(index), b));
     }
 
     function _votes(uint64 round)
@@ -274,27 +279,13 @@ contract ElectionTest is Consortium {
         b = Attestations.ModelAttestation(TASK, round, 2, ROOT, DIGEST, 900_000, 800_000, false);
     }
 
-    function _signVote(uint256 index, Attestations.ModelAttestation memory vote) private view returns (bytes memory) {
-        return _signRaw(_key(index), AttestationHashes.signedHash(vote, AttestationHashes.domainOf(rounds)));
-    }
-
-    function _signSum(uint256 index, Attestations.SumAttestation memory sum) private view returns (bytes memory) {
-        return _signRaw(_key(index), AttestationHashes.signedHash(sum, AttestationHashes.domainOf(rounds)));
-    }
-
-    /// Round 1 with the sum DIGEST proposed; one confirmation is a quorum here.
+    /// Round 1 with the sum DIGEST proposed.
     function _aggregate() private {
-        rounds.createTask("hydraulic", 0, 1_000_000, 3, 1);
-        rounds.proposeGenesis(TASK, ROOT, ROOT);
-        Attestations.ModelAttestation memory vote = Attestations.ModelAttestation(TASK, 0, 1, 0, ROOT, 0, 0, true);
-        rounds.attestModel(TASK, 0, _validator(1), 0, 0, true, _signVote(1, vote));
-        rounds.finalise(TASK, 0);
-        devices.register(address(2), address(2), Role.Listener, 0);
-        vm.prank(address(2));
-        rounds.recordDeployed(TASK, 0, 1);
-        rounds.openRound(TASK, 1, ROOT, ROOT);
-        rounds.closeList(TASK, 1, ROOT);
-        rounds.proposeSum(TASK, 1, ROOT, DIGEST, 3, 100);
+        _createTask(QUORUM_PART);
+        _founded();
+        _openRound(1);
+        _closeList(1);
+        _proposeSum(1);
     }
 }
 

@@ -2,7 +2,6 @@
 pragma solidity ^0.8.28;
 
 import {AssetRegistry} from "../src/AssetRegistry.sol";
-import {AttestationHashes} from "../src/AttestationHashes.sol";
 import {Attestations} from "../src/Attestations.sol";
 import {AuditAnchors} from "../src/AuditAnchors.sol";
 import {DataSharing} from "../src/DataSharing.sol";
@@ -10,14 +9,13 @@ import {Role} from "../src/DeviceRegistry.sol";
 import {Maintenance, OrderState} from "../src/Maintenance.sol";
 import {QualityVotes} from "../src/QualityVotes.sol";
 import {Trust} from "../src/Trust.sol";
-import {Consortium} from "./Consortium.sol";
+import {Rounds} from "./Rounds.sol";
 
 /// @notice What each call costs with five validators, each call as a transaction of its own; snapshots/*.json is under
 /// test: `FORGE_SNAPSHOT_CHECK=false npx forge test --match-contract GasTest` writes it anew.
 /// forge-config: default.isolate = true
-contract GasTest is Consortium {
-    bytes32 private constant TASK = keccak256("hydraulic");
-    bytes32 private constant M0 = keccak256("M0");
+contract GasTest is Rounds {
+    uint256 private constant WHOLE_ROUND = 1_500_000; // gas
     uint256 private constant OWNER = 101; // keys
     uint256 private constant CONSUMER = 102;
     uint256 private constant AGENT = 103;
@@ -56,40 +54,66 @@ contract GasTest is Consortium {
         vm.snapshotGasLastCall("Election", "withdraw");
         Attestations.SumAttestation memory a = Attestations.SumAttestation(TASK, 1, M0, M0, 3, 9);
         Attestations.SumAttestation memory b = Attestations.SumAttestation(TASK, 1, M0, TASK, 3, 9);
-        bytes32 domain = AttestationHashes.domainOf(rounds);
-        bytes memory first = _signRaw(_key(0), AttestationHashes.signedHash(a, domain));
-        bytes memory second = _signRaw(_key(0), AttestationHashes.signedHash(b, domain));
+        (bytes memory first, bytes memory second) = (_signSum(_key(0), a), _signSum(_key(0), b));
         election.slashContradictingSums(a, first, b, second);
         vm.snapshotGasLastCall("Election", "slashContradictingSums");
     }
 
-    function test_qualityVotes() public {
+    /// A whole round with five validators, every transaction of it: what validators sign goes in as one batch each.
+    function test_round() public {
         _seatAll();
-        QualityVotes quality = new QualityVotes(rounds, election, QualityVotes.Terms(600_000, 100_000, 60, 60));
-        election.grantRole(election.SCORER_ROLE(), address(quality));
-        rounds.createTask("hydraulic", 600_000, 20_000, 3, 1);
-        rounds.proposeGenesis(TASK, M0, M0);
-        quality.open(TASK, 0);
-        vm.snapshotGasLastCall("QualityVotes", "open, five seats");
+        _createTask(QUORUM_PART);
+        _founded();
+        _toDeployed(1, keccak256("M1")); // the first of a kind costs more: a task's first round, a validator's first points
+        uint256 sum;
+        _openRound(2);
+        sum += vm.snapshotGasLastCall("Round", "1 openRound");
+        _closeList(2);
+        sum += vm.snapshotGasLastCall("Round", "2 closeList");
+        _proposeSum(2);
+        sum += vm.snapshotGasLastCall("Round", "3 proposeSum");
+        rounds.attestSums(TASK, 2, _sumSignatures(2, VALIDATORS));
+        sum += vm.snapshotGasLastCall("Round", "4 attestSums, five in a batch");
+        _recordOpening(2);
+        sum += vm.snapshotGasLastCall("Round", "5 recordOpening");
+        _proposeCandidate(2, keccak256("M2"));
+        sum += vm.snapshotGasLastCall("Round", "6 proposeCandidate");
         QualityVotes.Commitment[] memory commitments = new QualityVotes.Commitment[](VALIDATORS);
         QualityVotes.Reveal[] memory reveals = new QualityVotes.Reveal[](VALIDATORS);
-        bytes32 kind = keccak256("VoteCommitment(bytes32 task,uint64 round,bytes22 commitment)");
-        bytes32 vote = AttestationHashes.signedHash(
-            Attestations.ModelAttestation(TASK, 0, 1, 0, M0, 900_000, 0, true), AttestationHashes.domainOf(rounds)
-        );
-        for (uint16 i; i < VALIDATORS; ++i) {
-            bytes memory signature = _signRaw(_key(i), vote);
-            bytes22 digest = bytes22(keccak256(signature));
-            bytes32 structHash = keccak256(abi.encode(kind, TASK, uint64(0), digest));
-            commitments[i] = QualityVotes.Commitment(_validator(i), digest, _signFor(quality, _key(i), structHash));
-            reveals[i] = QualityVotes.Reveal(_validator(i), 900_000, 0, true, signature);
+        for (uint256 i; i < VALIDATORS; ++i) {
+            (commitments[i], reveals[i]) = _vote(i, 2, uint32(GOOD - i), uint32(GOOD - 2 * i), true);
         }
-        quality.commit(TASK, 0, commitments);
-        vm.snapshotGasLastCall("QualityVotes", "commit, five in a batch");
-        quality.reveal(TASK, 0, reveals);
-        vm.snapshotGasLastCall("QualityVotes", "reveal, five in a batch");
-        quality.close(TASK, 0);
-        vm.snapshotGasLastCall("QualityVotes", "close, five credited");
+        quality.commit(TASK, 2, commitments);
+        sum += vm.snapshotGasLastCall("Round", "7 commit, five in a batch");
+        quality.reveal(TASK, 2, reveals);
+        sum += vm.snapshotGasLastCall("Round", "8 reveal, five in a batch");
+        rounds.finalise(TASK, 2);
+        sum += vm.snapshotGasLastCall("Round", "9 finalise, five credited");
+        _recordDeployed(2);
+        sum += vm.snapshotGasLastCall("Round", "10 recordDeployed");
+        vm.snapshotValue("Round", "whole round", sum);
+        assert(sum <= WHOLE_ROUND);
+    }
+
+    function test_roundRegistry() public {
+        _seatAll();
+        _createTask(QUORUM_PART);
+        vm.snapshotGasLastCall("RoundRegistry", "createTask");
+        _proposeGenesis();
+        vm.snapshotGasLastCall("RoundRegistry", "proposeGenesis");
+        _decide(0, 0, 0, true);
+        _recordDeployed(0);
+        _openRound(1);
+        _abort(1);
+        vm.snapshotGasLastCall("RoundRegistry", "abort");
+        rounds.setPolicy(TASK, M0);
+        vm.snapshotGasLastCall("RoundRegistry", "setPolicy");
+        rounds.setPolicy(TASK, POLICY);
+        _toDeployed(2, keccak256("M1"));
+        rounds.rollBack(TASK, 2, 1, ROOT);
+        vm.snapshotGasLastCall("RoundRegistry", "rollBack");
+        _register(AGENT, vm.addr(OWNER), Role.Agent);
+        vm.snapshotGasLastCall("RoundRegistry", "DeviceRegistry.register");
     }
 
     function test_trust() public {
@@ -99,9 +123,8 @@ contract GasTest is Consortium {
         trust.fund(100 ether);
         Trust.Result[] memory results = new Trust.Result[](10);
         for (uint256 i; i < results.length; ++i) {
-            address device = address(uint160(0xd000 + i));
-            devices.register(device, address(0xaa), Role.Agent, 0);
-            results[i] = Trust.Result(device, 900_000, 100_000);
+            _register(0xd000 + i, address(0xaa), Role.Agent);
+            results[i] = Trust.Result(vm.addr(0xd000 + i), 900_000, 100_000);
         }
         bytes32 kind = keccak256("TrustReport(bytes32 task,uint64 round,bytes32 results)");
         bytes32 structHash = keccak256(abi.encode(kind, TASK, uint64(1), keccak256(abi.encode(results))));
@@ -130,7 +153,7 @@ contract GasTest is Consortium {
         AssetRegistry assets = new AssetRegistry(devices);
         Maintenance maintenance = new Maintenance(devices, assets, address(this));
         bytes32 asset = assets.assign("plant", "press", vm.addr(OWNER));
-        devices.register(vm.addr(AGENT), vm.addr(OWNER), Role.Agent, 0);
+        _register(AGENT, vm.addr(OWNER), Role.Agent);
         maintenance.grantRole(maintenance.TECHNICIAN_ROLE(), vm.addr(AGENT));
         bytes32 kind = keccak256("HealthAlert(bytes32 asset,bytes32 alert,uint64 time,bytes32 report)");
         bytes memory signature =

@@ -16,21 +16,15 @@ contract GateProofs is Cheats {
     /// Approved means a quorum of approvals, a median at the threshold, and no regression beyond what is allowed; and
     /// where all three hold the verdict is nothing else.
     function check_approvedIffEveryConditionHolds(
-        uint32[3] calldata accuracies,
-        uint32[3] calldata baselines,
-        uint256 approvals,
-        uint256 quorum,
+        uint256 approved,
+        uint256 needed,
+        uint32 accuracy,
+        uint32 baseline,
         uint32 threshold,
         uint32 maxRegression
     ) public pure {
-        (Verdict verdict, uint32 accuracy, uint32 baseline) =
-            QualityGate.judge(_of(accuracies), _of(baselines), approvals, quorum, threshold, maxRegression);
-        bool holds = approvals >= quorum && accuracy >= threshold && uint256(accuracy) + maxRegression >= baseline;
+        Verdict verdict = QualityGate.judge(approved, needed, accuracy, baseline, threshold, maxRegression);
+        bool holds = approved >= needed && accuracy >= threshold && uint256(accuracy) + maxRegression >= baseline;
         assert(holds == (verdict == Verdict.Approved));
-    }
-
-    function _of(uint32[3] calldata values) private pure returns (uint32[] memory list) {
-        list = new uint32[](3);
-        for (uint256 i; i < 3; ++i) list[i] = values[i];
     }
 }

@@ -30,7 +30,7 @@ contract MaintenanceTest is Consortium {
         maintenance.grantRole(maintenance.TECHNICIAN_ROLE(), vm.addr(TECHNICIAN));
         maintenance.grantRole(maintenance.INSPECTOR_ROLE(), vm.addr(INSPECTOR));
         asset = assets.assign("plant", "press", OWNER);
-        devices.register(vm.addr(AGENT), OWNER, Role.Agent, 0);
+        _register(AGENT, OWNER, Role.Agent);
         id = maintenance.orderId(asset, ALERT);
     }
 

@@ -1,25 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {AttestationHashes} from "../src/AttestationHashes.sol";
 import {Attestations} from "../src/Attestations.sol";
-import {QualityGate, Verdict} from "../src/QualityGate.sol";
+import {Verdict} from "../src/QualityGate.sol";
 import {QualityVotes} from "../src/QualityVotes.sol";
-import {RoundState} from "../src/RoundRegistry.sol";
 import {Signed} from "../src/Signed.sol";
 import {WeightedMedian} from "../src/WeightedMedian.sol";
 import {Cheats} from "./Cheats.sol";
-import {Consortium} from "./Consortium.sol";
+import {Rounds} from "./Rounds.sol";
 
 contract WeightedMedianTest is Cheats {
-    function testFuzz_equalWeightsGiveTheGatesMedian(uint32[] memory values, uint96 weight) public pure {
+    /// With equal weights it is the middle value, and of an even number the mean of the two middle ones.
+    function testFuzz_equalWeightsGiveTheMiddle(uint32[] memory values, uint96 weight) public pure {
         vm.assume(values.length > 0 && values.length < 32 && weight > 0);
-        uint256[] memory weights = new uint256[](values.length);
-        uint32[] memory copy = new uint32[](values.length);
-        for (uint256 i; i < values.length; ++i) {
-            (weights[i], copy[i]) = (weight, values[i]);
+        uint256 count = values.length;
+        uint256[] memory weights = new uint256[](count);
+        for (uint256 i; i < count; ++i) {
+            weights[i] = weight;
         }
-        assertEq(WeightedMedian.median(values, weights, values.length), QualityGate.median(copy));
+        uint32 median = WeightedMedian.median(values, weights, count);
+        for (uint256 i; i < count; ++i) {
+            for (uint256 j = i + 1; j < count; ++j) {
+                if (values[j] < values[i]) (values[i], values[j]) = (values[j], values[i]);
+            }
+        }
+        assertEq(median, (uint256(values[(count - 1) / 2]) + values[count / 2]) / 2);
     }
 
     /// At most half of the weight lies strictly below the median, and at most half strictly above.
@@ -55,24 +60,15 @@ contract WeightedMedianTest is Cheats {
     }
 }
 
-contract QualityVotesTest is Consortium {
-    bytes32 private constant TASK = keccak256("hydraulic");
-    bytes32 private constant M0 = keccak256("M0");
+contract QualityVotesTest is Rounds {
     uint32 private constant PPM = 1_000_000;
-    uint64 private constant COMMIT_S = 60;
-    uint64 private constant REVEAL_S = 40;
-
-    QualityVotes private quality;
 
     function setUp() public {
         vm.warp(1_000_000);
         _found(5, 5);
         _seatAll(); // 100, 90, 80, 70, 60: 400 in all, in this order
-        quality = new QualityVotes(rounds, election, QualityVotes.Terms(600_000, 100_000, COMMIT_S, REVEAL_S));
-        election.grantRole(election.SCORER_ROLE(), address(quality));
-        rounds.createTask("hydraulic", 600_000, 20_000, 3, 1);
-        rounds.proposeGenesis(TASK, M0, M0);
-        quality.open(TASK, 0);
+        _createTask(600_000);
+        _proposeGenesis();
     }
 
     function test_allCommitAndRevealAndTheGateSaysYes() public {
@@ -141,7 +137,7 @@ contract QualityVotesTest is Consortium {
             abi.encodeWithSelector(
                 QualityVotes.CommitmentDiffers.selector,
                 _validator(0),
-                bytes22(keccak256(_vote(0, 900_000, true))),
+                _digest(0, 900_000, true),
                 bytes22(keccak256(reveals[0].signature))
             )
         );
@@ -152,9 +148,9 @@ contract QualityVotesTest is Consortium {
     function test_copiedCommitmentCannotBeOpened() public {
         _commit(0, 900_000, true);
         QualityVotes.Commitment[] memory copied = new QualityVotes.Commitment[](1);
-        bytes22 commitment = bytes22(keccak256(_vote(0, 900_000, true)));
+        bytes22 commitment = _digest(0, 900_000, true);
         copied[0] =
-            QualityVotes.Commitment(_validator(1), commitment, _signFor(quality, _key(1), _commitmentHash(commitment)));
+            QualityVotes.Commitment(_validator(1), commitment, _signCommitment(_key(1), 0, commitment));
         quality.commit(TASK, 0, copied);
         vm.warp(block.timestamp + COMMIT_S);
         QualityVotes.Reveal[] memory reveals = _reveals(0, 900_000, true);
@@ -172,7 +168,7 @@ contract QualityVotesTest is Consortium {
             abi.encodeWithSelector(
                 QualityVotes.CommitmentDiffers.selector,
                 _validator(0),
-                bytes22(keccak256(_vote(0, 900_000, true))),
+                _digest(0, 900_000, true),
                 other[0].commitment
             )
         );
@@ -182,7 +178,7 @@ contract QualityVotesTest is Consortium {
     function test_nobodyCommitsForAnother() public {
         QualityVotes.Commitment[] memory forged = new QualityVotes.Commitment[](1);
         forged[0] =
-            QualityVotes.Commitment(_validator(0), bytes22(M0), _signFor(quality, _key(1), _commitmentHash(bytes22(M0))));
+            QualityVotes.Commitment(_validator(0), bytes22(M0), _signCommitment(_key(1), 0, bytes22(M0)));
         vm.expectRevert(abi.encodeWithSelector(Signed.BadSignature.selector, _validator(0), _validator(1)));
         quality.commit(TASK, 0, forged);
     }
@@ -213,29 +209,25 @@ contract QualityVotesTest is Consortium {
         devices.suspend(_validator(0));
         Attestations.SumAttestation memory a = Attestations.SumAttestation(TASK, 1, M0, M0, 3, 9);
         Attestations.SumAttestation memory b = Attestations.SumAttestation(TASK, 1, M0, TASK, 3, 9);
-        bytes32 domain = AttestationHashes.domainOf(rounds);
-        election.slashContradictingSums(
-            a,
-            _signRaw(_key(1), AttestationHashes.signedHash(a, domain)),
-            b,
-            _signRaw(_key(1), AttestationHashes.signedHash(b, domain))
-        );
+        election.slashContradictingSums(a, _signSum(_key(1), a), b, _signSum(_key(1), b));
         assert(quality.close(TASK, 0) == Verdict.NoQuorum); // 210 of 400
         assertEq(quality.ballotOf(TASK, 0).approved, 210 ether);
         assertEq(quality.ballotOf(TASK, 0).accuracy, 900_000);
     }
 
-    function test_ballotNeedsAMeasuredRoundAndIsOpenedAndClosedOnce() public {
-        vm.expectRevert(abi.encodeWithSelector(QualityVotes.BallotExists.selector, TASK, 0));
-        quality.open(TASK, 0);
-        vm.expectRevert(abi.encodeWithSelector(QualityVotes.NotMeasured.selector, TASK, 1, RoundState.None));
-        quality.open(TASK, 1);
+    function test_onlyTheRegistryOpensBallots() public {
+        vm.expectRevert(abi.encodeWithSelector(QualityVotes.NotRegistry.selector, address(this)));
+        quality.open(TASK, 0, 1, M0);
+    }
+
+    function test_ballotIsClosedOnceAndOnlyIfThereIsOne() public {
         vm.expectRevert(abi.encodeWithSelector(QualityVotes.NotOver.selector, 0));
         quality.close(TASK, 1);
         vm.warp(block.timestamp + COMMIT_S + REVEAL_S);
         assert(quality.close(TASK, 0) == Verdict.NoQuorum);
         vm.expectRevert(abi.encodeWithSelector(QualityVotes.AlreadyClosed.selector, TASK, 0));
         quality.close(TASK, 0);
+        assert(quality.settle(TASK, 0).verdict == Verdict.NoQuorum); // says it again
     }
 
     /// The weights are those of the opening: an epoch that turns meanwhile changes neither votes nor verdict.
@@ -262,7 +254,7 @@ contract QualityVotesTest is Consortium {
         }
         QualityVotes.Commitment[] memory given = new QualityVotes.Commitment[](1);
         given[0] =
-            QualityVotes.Commitment(vm.addr(key), bytes22(M0), _signFor(quality, key, _commitmentHash(bytes22(M0))));
+            QualityVotes.Commitment(vm.addr(key), bytes22(M0), _signCommitment(key, 0, bytes22(M0)));
         vm.expectRevert(abi.encodeWithSelector(QualityVotes.NotElected.selector, vm.addr(key), 1));
         quality.commit(TASK, 0, given);
     }
@@ -283,10 +275,7 @@ contract QualityVotesTest is Consortium {
         returns (QualityVotes.Commitment[] memory one)
     {
         one = new QualityVotes.Commitment[](1);
-        bytes22 commitment = bytes22(keccak256(_vote(seat, accuracy, approved)));
-        one[0] = QualityVotes.Commitment(
-            _validator(seat), commitment, _signFor(quality, _key(seat), _commitmentHash(commitment))
-        );
+        (one[0],) = _vote(seat, 0, accuracy, 0, approved);
     }
 
     function _reveals(uint16 seat, uint32 accuracy, bool approved)
@@ -295,21 +284,10 @@ contract QualityVotesTest is Consortium {
         returns (QualityVotes.Reveal[] memory one)
     {
         one = new QualityVotes.Reveal[](1);
-        one[0] = QualityVotes.Reveal(_validator(seat), accuracy, 0, approved, _vote(seat, accuracy, approved));
+        (, one[0]) = _vote(seat, 0, accuracy, 0, approved);
     }
 
-    function _vote(uint16 seat, uint32 accuracy, bool approved) private view returns (bytes memory) {
-        return _signRaw(
-            _key(seat),
-            AttestationHashes.signedHash(
-                Attestations.ModelAttestation(TASK, 0, 1, 0, M0, accuracy, 0, approved),
-                AttestationHashes.domainOf(rounds)
-            )
-        );
-    }
-
-    function _commitmentHash(bytes22 commitment) private pure returns (bytes32) {
-        bytes32 kind = keccak256("VoteCommitment(bytes32 task,uint64 round,bytes22 commitment)");
-        return keccak256(abi.encode(kind, TASK, uint64(0), commitment));
+    function _digest(uint16 seat, uint32 accuracy, bool approved) private view returns (bytes22) {
+        return bytes22(keccak256(_reveals(seat, accuracy, approved)[0].signature));
     }
 }

@@ -12,8 +12,10 @@ contract TrustTest is Consortium {
     uint32 private constant INITIAL = 600_000;
     uint32 private constant FLOOR = 300_000;
     uint64 private constant HALF_LIFE_S = 30 days;
-    address private constant DEVICE = address(0xd1);
-    address private constant OTHER = address(0xd2);
+    uint256 private constant DEVICE_KEY = 201;
+    uint256 private constant OTHER_KEY = 202;
+    address private immutable DEVICE = vm.addr(DEVICE_KEY);
+    address private immutable OTHER = vm.addr(OTHER_KEY);
     address private constant OWNER = address(0xaa);
 
     Trust private trust;
@@ -22,8 +24,8 @@ contract TrustTest is Consortium {
         _found(5, 5);
         _seatAll(); // 100, 90, 80, 70, 60: 400 in all
         trust = new Trust(devices, election, token, 666_667, Trust.Terms(INITIAL, FLOOR, 200_000, HALF_LIFE_S, REWARD));
-        devices.register(DEVICE, OWNER, Role.Agent, 0);
-        devices.register(OTHER, OWNER, Role.Agent, 0);
+        _register(DEVICE_KEY, OWNER, Role.Agent);
+        _register(OTHER_KEY, OWNER, Role.Agent);
         token.approve(address(trust), type(uint256).max);
         trust.fund(100 ether);
     }
@@ -31,6 +33,18 @@ contract TrustTest is Consortium {
     function test_unknownDeviceHasTheInitialScore() public view {
         assertEq(trust.scoreOf(DEVICE), INITIAL);
         assert(!trust.isSuspended(DEVICE));
+    }
+
+    function test_scoresOfManyAreThoseOfEach() public {
+        _report(1, _one(DEVICE, PPM, 0));
+        address[] memory asked = new address[](3);
+        (asked[0], asked[1], asked[2]) = (OTHER, DEVICE, address(0xbad));
+        uint32[] memory scores = trust.scoresOf(asked);
+        for (uint256 i; i < 3; ++i) {
+            assertEq(scores[i], trust.scoreOf(asked[i]));
+        }
+        assert(scores[1] > INITIAL && scores[0] == INITIAL);
+        assertEq(trust.scoresOf(new address[](0)).length, 0);
     }
 
     /// A score stays between what it was and the outcome, whatever comes in.
