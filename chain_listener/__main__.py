@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
-from chain_listener.service import ChainListener
+from typing import Annotated
+
+from pydantic import Field
+
+from chain_listener.deploying import Deploying
+from chain_listener.staging import StagingPolicy
+from gemel.exchange.standings import Standings
 from gemel.host.background import Background
 from gemel.host.chain_party import ChainPartySettings, follow_chain, open_chain_party
 from gemel.host.service import Host, run_configured
 from gemel.host.settings import Seconds
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
 
 class ListenerSettings(ChainPartySettings):
-    """State, trust, key and policy files, [bus], [chain]."""
+    """State, trust, key and policy files, [bus], [chain]; how carefully models go out (chain_listener/staging.py)."""
 
     patience_s: Seconds = 120.0  # for the fleet to install; after that those that have it count
+    canary_share: Annotated[float, Field(gt=0, le=1)] = 0.25  # of the active agents try it first; 1: nobody does
+    canary_patience_s: Seconds = 300.0  # for canaries to install it, and to say how it does
+    unhealthy_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the canaries may be unwell
+    healthy_share: Share = 0.5  # of the canaries must be well when the patience ends
+
+    @property
+    def staging(self) -> StagingPolicy:
+        """How carefully models go out."""
+        return StagingPolicy(
+            canary_share=self.canary_share,
+            canary_patience_s=self.canary_patience_s,
+            unhealthy_share=self.unhealthy_share,
+            healthy_share=self.healthy_share,
+            patience_s=self.patience_s,
+        )
 
 
 async def main(host: Host[ListenerSettings]) -> None:
     """Wire and run until we are told to stop."""
     async with open_chain_party(host) as opened, Background() as background:
         party = opened.party
-        listener = ChainListener(party.post, opened.chain, opened.agents, party.records, host.settings.patience_s)
-        await listener.listen()
-        follow_chain(background, opened, listener.on_event)
-        background.start(listener.run(), "deployments")
+        standings = Standings(party.post, party.electorates)
+        await standings.listen()
+        deploying = Deploying(
+            party.post, opened.chain, opened.agents, party.records, standings, host.settings.staging
+        )
+        await deploying.listen()
+        follow_chain(background, opened, deploying.on_event)
+        background.start(deploying.run(), "deployments")
         host.ready()
         await host.stopping.wait()
 
