@@ -7,12 +7,15 @@ from typing import Annotated
 from pydantic import Field
 
 from chain_listener.deploying import Deploying
+from chain_listener.handovers import EpochKeeper, Handovers
 from chain_listener.staging import StagingPolicy
+from gemel.adapters.evm_elections import EvmElections
 from gemel.exchange.standings import Standings
 from gemel.host.background import Background
 from gemel.host.chain_party import ChainPartySettings, follow_chain, open_chain_party
 from gemel.host.service import Host, run_configured
 from gemel.host.settings import Seconds
+from gemel.ports import ChainEvent
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -47,9 +50,18 @@ async def main(host: Host[ListenerSettings]) -> None:
         deploying = Deploying(
             party.post, opened.chain, opened.agents, party.records, standings, host.settings.staging
         )
+        handovers = Handovers(party.post, party.records, party.electorates, standings)
+        standings.on_heard = handovers.look
         await deploying.listen()
-        follow_chain(background, opened, deploying.on_event)
+
+        async def on_event(event: ChainEvent) -> None:
+            for part in (handovers, deploying):
+                await part.on_event(event)
+
+        follow_chain(background, opened, on_event)
         background.start(deploying.run(), "deployments")
+        background.start(handovers.run(), "handovers")
+        background.start(EpochKeeper(party.post, EvmElections(opened.calls)).run(), "epochs")
         host.ready()
         await host.stopping.wait()
 

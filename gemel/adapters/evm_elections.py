@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from gemel.adapters.contract_abi import ELECTION, STAKE_TOKEN
+from gemel.adapters.contract_abi import ELECTION, ROUND_REGISTRY, STAKE_TOKEN
 from gemel.adapters.contract_calls import ContractCalls
 from gemel.ports import Sent
+from gemel.ports.elections import ChainStanding
+from gemel.wire.eip712 import task_id
 from gemel.wire.types import NO_ADDRESS, Address, Count
 
 
 class EvmElections:
-    """Over an open connection. It gives no hints: the contract walks its list, which costs gas and nothing else."""
+    """Over an open connection. It gives no hints: the contract walks its list, which costs gas and nothing else.
 
-    def __init__(self, calls: ContractCalls) -> None:
-        self._calls = calls
+    `confirmations` is how many blocks must lie above one that is not replaced any more, as for `EvmChain`.
+    """
+
+    def __init__(self, calls: ContractCalls, *, confirmations: int = 0) -> None:
+        self._calls, self._confirmations = calls, confirmations
 
     async def stake(self, amount: int) -> Sent:
         """See `Elections`."""
@@ -45,6 +50,13 @@ class EvmElections:
         """See `Elections`."""
         ends: int = await self._calls.call(ELECTION, "epochEnds")
         return ends
+
+    async def standing(self, task: str) -> ChainStanding:
+        """See `Elections`."""
+        block = max((await self._calls.node.head()).number - self._confirmations, self._calls.place.first_block)
+        epoch = await self._calls.call(ELECTION, "epoch", block=block)
+        found = await self._calls.call(ROUND_REGISTRY, "task", task_id(task), block=block)
+        return ChainStanding(block, epoch, found["deployment"], found["model"], found["policy"])
 
     async def _approve(self, amount: int) -> None:
         await self._calls.send(STAKE_TOKEN, "approve", self._calls.place.contracts[ELECTION], amount)

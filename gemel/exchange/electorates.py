@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
+from collections.abc import Sequence
 
 import structlog
 
@@ -34,6 +35,7 @@ class Electorates:
     def __init__(self, records: Records, trust: Trust) -> None:
         self._records = records
         self._known = {trust.electorate.epoch: trust.electorate}
+        self._pinned_epoch = trust.electorate.epoch
         self._trust = trust
         self._changed = asyncio.Condition()
 
@@ -112,6 +114,10 @@ class Electorates:
         if place == 0:
             raise Refused(Reason.NOT_ABOVE, f"the electorate of epoch {epoch}, ours begin with {earlier[0]}")
         return self._known[earlier[place - 1]]
+
+    def after_pinned(self) -> Sequence[Electorate]:
+        """Every electorate of a later epoch than the pinned one's, the earliest first."""
+        return [self._known[epoch] for epoch in sorted(self._known) if epoch > self._pinned_epoch]
 
     async def _keep(self, electorate: Electorate) -> None:
         await self._records.put(_KIND, f"{electorate.epoch:020d}", encode(electorate))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import msgspec
@@ -39,8 +39,9 @@ class Standings:
     nobody who keeps or repeats messages makes them look newer than they are.
     """
 
-    def __init__(self, post: Post, electorates: Electorates, on_heard: Callable[[], Awaitable[None]] | None = None):
-        self._post, self._electorates, self._on_heard = post, electorates, on_heard
+    def __init__(self, post: Post, electorates: Electorates) -> None:
+        self._post, self._electorates = post, electorates
+        self.on_heard: Callable[[], None] = lambda: None  # called after each new word
         self._said: dict[Address, dict[int, Standing]] = {}
         self._came = asyncio.Condition()
 
@@ -70,8 +71,7 @@ class Standings:
             del by_epoch[min(by_epoch)]
         async with self._came:
             self._came.notify_all()
-        if self._on_heard is not None:
-            await self._on_heard()
+        self.on_heard()
 
     def agreed(self, electorate: Electorate, fits: Fits = lambda _: True) -> Agreed | None:
         """What a quorum of `electorate` says, of the latest epoch on which one agrees; None where none does."""
@@ -86,13 +86,14 @@ class Standings:
                 return Agreed(facts, tuple(signed[facts]), time_ms)
         return None
 
-    def handover(self, before: Electorate) -> Handover | None:
-        """The next electorate that a quorum of `before` names; None where none does."""
+    def handover(self, before: Electorate, epoch: int | None = None) -> Handover | None:
+        """The next electorate that a quorum of `before` names, or that of `epoch`; None where none does."""
         named = {each.electorate.digest: each.electorate for each in self._by(before)}
         for digest, following in sorted(named.items(), key=lambda each: each[1].epoch):
-            agreed = self.agreed(before, partial(_names, digest)) if following.epoch > before.epoch else None
-            if agreed is not None:
-                return Handover(agreed.facts, following, agreed.signatures)
+            if following.epoch > before.epoch and epoch in (None, following.epoch):
+                agreed = self.agreed(before, partial(_names, digest))
+                if agreed is not None:
+                    return Handover(agreed.facts, following, agreed.signatures)
         return None
 
     async def quorum(self, fits: Fits) -> tuple[Facts, tuple[StandingSignature, ...]]:
@@ -102,15 +103,6 @@ class Standings:
                 agreed = self.agreed(self._electorates.current, fits)
                 if agreed is not None:
                     return agreed.facts, agreed.signatures
-                await self._came.wait()
-
-    async def handed_over(self, before: Electorate) -> Handover:
-        """The next electorate, now or as soon as a quorum of `before` names it."""
-        async with self._came:
-            while True:
-                handover = self.handover(before)
-                if handover is not None:
-                    return handover
                 await self._came.wait()
 
     def _by(self, electorate: Electorate) -> Iterator[Standing]:

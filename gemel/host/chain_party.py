@@ -16,7 +16,7 @@ from gemel.host.background import Background
 from gemel.host.party import Party, PartySettings, open_party
 from gemel.host.service import Host
 from gemel.host.settings import ChainSection
-from gemel.ports import Chain, Role
+from gemel.ports import Chain, ChainEvent, Role
 
 
 class ChainPartySettings(PartySettings):
@@ -62,9 +62,20 @@ async def open_chain_party(host: Host[S]) -> AsyncIterator[ChainParty]:
             watch = ChainWatch(chain, trust.task, checkpoint, host.clock, agents, validators)
             host.metrics.chain_lag_blocks.set_function(lambda: chain.lag_blocks)
             await watch.refresh_parties()
+            if epoch := await chain.epoch():
+                await party.electorates.adopt(await chain.electorate(trust.task, epoch))
             yield ChainParty(party, chain, chain.calls, watch, agents, validators)
 
 
 def follow_chain(background: Background, opened: ChainParty, on_event: EventHandler | None = None) -> None:
-    """Follow events from now on."""
-    background.start(opened.watch.run(on_event), "chain events")
+    """Follow events from now on: elections ourselves, before `on_event` hears of them."""
+    party = opened.party
+
+    async def follow(event: ChainEvent) -> None:
+        if event.name == "EpochClosed" and not event.retracted:
+            elected = await opened.chain.electorate(party.trust.task, int(str(event.values["epoch"])))
+            await party.electorates.adopt(elected)
+        if on_event is not None:
+            await on_event(event)
+
+    background.start(opened.watch.run(follow), "chain events")

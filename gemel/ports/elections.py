@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import msgspec
+
 from gemel.ports.chain import Sent
-from gemel.wire.types import Address, Count
+from gemel.wire.types import Address, Count, Digest
+
+
+class ChainStanding(msgspec.Struct, frozen=True):
+    """What stood on chain at the end of one block."""
+
+    block: Count
+    epoch: Count  # 0 before the first election
+    deployment: Count
+    model: Digest
+    policy: Digest
 
 
 class Elections(Protocol):
@@ -37,4 +49,8 @@ class Elections(Protocol):
 
     async def epoch_ends_s(self) -> Count:
         """From when on the epoch can be closed, seconds since 1970; 0 before the first."""
+        ...
+
+    async def standing(self, task: str) -> ChainStanding:
+        """What the chain says of a task, all as of the last block that is not replaced any more."""
         ...
