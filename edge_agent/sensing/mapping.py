@@ -66,7 +66,8 @@ import msgspec
 from edge_agent.sensing.units import SAME, conversion
 from gemel.errors import ConfigError
 from gemel.learning.task import Input
-from gemel.twin.state import Name, TopicLevel
+from gemel.twin.state import Name
+from gemel.wire.topics import TopicLevel
 
 HUGE = 1e12  # no physical quantity in an engineer's unit reaches it; beyond, float32 windows lose their meaning
 ASSET, PROPERTY, ANY = "{asset}", "{property}", "+"

@@ -332,6 +332,7 @@ def _trust(plan: FleetPlan, keys: Mapping[str, Keys], place: ChainPlace, elector
         custodians=tuple(collector(name) for name in plan.custodian_names),
         listener=keys[LISTENER].identity.address,
         electorate=electorate,
+        maintenance=place.contracts[MAINTENANCE],
     )
 
 

@@ -9,6 +9,8 @@
     assets         what was declared about assets
     accesses       the log of reads, and the roots over it
     chain          the contracts: tasks, rounds, votes, parties, events
+    upkeep         maintenance orders on chain
+    anchors        roots of logs on chain
 
 Each port has one contract suite in tests/contract, which every adapter passes. Import them from here.
 """
@@ -16,6 +18,7 @@ Each port has one contract suite in tests/contract, which every adapter passes. 
 from __future__ import annotations
 
 from gemel.ports.accesses import Access, AccessRoot, AccessStore
+from gemel.ports.anchors import Anchors
 from gemel.ports.assets import AssetRecord, AssetStore
 from gemel.ports.blobs import Blobs
 from gemel.ports.broker_rights import BrokerRights
@@ -37,12 +40,14 @@ from gemel.ports.chain import (
 from gemel.ports.clock import Clock
 from gemel.ports.records import Records
 from gemel.ports.twins import AgentEntry, Bucket, Change, Sample, TwinEntry, TwinEvent, TwinRevision, TwinStore
+from gemel.ports.upkeep import OpenedOrder, OrderRecord, Upkeep
 
 __all__ = [
     "Access",
     "AccessRoot",
     "AccessStore",
     "AgentEntry",
+    "Anchors",
     "AssetRecord",
     "AssetStore",
     "BallotRecord",
@@ -58,6 +63,8 @@ __all__ = [
     "Clock",
     "Handler",
     "LineageRecord",
+    "OpenedOrder",
+    "OrderRecord",
     "PartyRecord",
     "Records",
     "Role",
@@ -70,6 +77,7 @@ __all__ = [
     "TwinEvent",
     "TwinRevision",
     "TwinStore",
+    "Upkeep",
     "VoteRecord",
     "Will",
 ]

@@ -7,8 +7,9 @@ from typing import Final, Literal
 import msgspec
 
 from gemel.errors import Malformed
-from gemel.twin.state import RunningModel, TopicLevel
+from gemel.twin.state import RunningModel
 from gemel.wire.messages import decode, encode
+from gemel.wire.topics import TopicLevel
 from gemel.wire.types import Count, Millis
 
 SCHEMA: Final = "gemel.agent/1"

@@ -37,8 +37,9 @@ from msgspec.structs import replace
 
 from gemel.errors import ConfigError
 from gemel.twin.addresses import HEALTH, Value, look_up
-from gemel.twin.state import Alert, AlertKind, Name, Quality, Severity, TopicLevel, Twin
+from gemel.twin.state import Alert, AlertKind, Name, Quality, Severity, Twin
 from gemel.wire.messages import encode
+from gemel.wire.topics import TopicLevel
 from gemel.wire.types import Count, Millis
 
 SCHEMA: Final = "gemel.event/1"

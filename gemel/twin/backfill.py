@@ -15,8 +15,9 @@ import msgspec
 
 from gemel.errors import Malformed
 from gemel.twin.alerts import AlertEvent
-from gemel.twin.state import TopicLevel, Twin
+from gemel.twin.state import Twin
 from gemel.wire.messages import decode, encode
+from gemel.wire.topics import TopicLevel
 from gemel.wire.types import Count, Digest, Millis, sha256
 
 SCHEMA: Final = "gemel.twin.backfill/1"

@@ -30,10 +30,10 @@ from gemel.twin.state import (
     Property,
     RunningModel,
     Settable,
-    TopicLevel,
     Twin,
 )
 from gemel.wire.messages import decode, encode
+from gemel.wire.topics import TopicLevel
 from gemel.wire.types import Count
 
 SCHEMA: Final = "gemel.twin.delta/1"

@@ -34,6 +34,7 @@ from msgspec.structs import replace
 
 from gemel.errors import Malformed
 from gemel.wire.messages import decode, encode
+from gemel.wire.topics import TopicLevel
 from gemel.wire.types import Count, Digest, Millis
 
 SCHEMA: Final = "gemel.twin/1"
@@ -41,7 +42,6 @@ MAX_TWIN_BYTES = 1_000_000
 MAX_PROPERTIES = 4096
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
-TopicLevel = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]  # as gemel.wire.topics.name
 RequestId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._:-]{1,64}\Z")]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 

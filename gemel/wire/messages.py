@@ -15,6 +15,7 @@ from gemel.wire.chunks import Transfer
 from gemel.wire.electorate import Electorate
 from gemel.wire.envelope import HEADER_BYTES
 from gemel.wire.standing import Facts, StandingSignature
+from gemel.wire.topics import TopicLevel
 from gemel.wire.types import NO_DIGEST, Address, BoxKey, Count, Digest, Millis, Ppm, Signature, sha256
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
@@ -423,9 +424,9 @@ class Handover(Body, frozen=True):
 class HealthAlert(Body, frozen=True):
     """An agent's signed word that a twin raised an alert: opens an order (contracts/src/Maintenance.sol)."""
 
-    site: str
-    asset: str
-    alert: str  # the occurrence's id
+    site: TopicLevel
+    asset: TopicLevel
+    alert: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]  # the occurrence's id
     time_s: Count
     report: Digest  # of the alert's event
     signature: Signature

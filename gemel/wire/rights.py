@@ -33,6 +33,8 @@ granted here is refused. The broker is a second wall only: signatures, wrapping 
     chunk/<holder>/+         coordinator's,   everybody's   the              everybody's
                              custodian's                    coordinator's
 
+How far maintenance orders are, the listener tells at every site.
+
 The custodian never reads an agent's chunks but those of training, which hold masked weights and no frame, and agents
 never read each other's. The twin registry reads all twins
 and agents' words and answers questions about them; a dashboard reads those of the sites it was granted and may ask
@@ -115,7 +117,7 @@ def rights(party: Party, trust: Trust) -> tuple[Right, ...]:
     """Everything that `party` may do, and nothing else. Raises ConfigError for a name that is no topic level."""
     match party.role:
         case BusRole.REGISTRY:
-            of_twins = _reads(topics.ALL_TWINS, topics.ALL_BACKFILL, topics.ALL_TWIN_EVENTS)
+            of_twins = _reads(topics.ALL_TWINS, topics.ALL_BACKFILL, topics.ALL_TWIN_EVENTS, topics.ALL_ORDERS)
             of_agents = _reads(topics.ALL_AVAILABILITY, topics.ALL_AGENT_STATUS)
             answers = _writes(topics.query_response("+", "+"), topics.backfill_answer("+", "+"))
             return of_twins + of_agents + _reads(topics.ALL_QUERIES) + answers
@@ -187,7 +189,8 @@ def _learning_rights(party: Party, trust: Trust) -> tuple[Right, ...]:
             writes = _writes(of.ballot(own), of.standing(own))
             return round_ + _reads(of.candidate, of.deployment, of.model, of.chunk("+", "+")) + writes + anybody
         case BusRole.LISTENER:
-            return _reads(of.installed(), of.health_alert()) + _writes(of.deployment, of.electorate()) + anybody
+            writes = _writes(of.deployment, of.electorate(), topics.ALL_ORDERS)
+            return _reads(of.installed(), of.health_alert()) + writes + anybody
     raise ValueError(f"{party.role} takes no part in learning")
 
 
@@ -223,7 +226,7 @@ def _sees(party: Party) -> tuple[Right, ...]:
 def _words_of(site: str) -> tuple[str, ...]:
     of_twins = (topics.twin_state, topics.twin_delta, topics.twin_schema, topics.twin_event)
     of_agents = (topics.agent(site, "+", leaf) for leaf in ("availability", "status"))
-    return (*(topic(site, "+") for topic in of_twins), *of_agents)
+    return (*(topic(site, "+") for topic in of_twins), *of_agents, topics.maintenance_order(site, "+"))
 
 
 # The plant's own topics: `#` at the end only and not alone, never inside Gemel's or the broker's.

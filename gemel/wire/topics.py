@@ -14,6 +14,7 @@ Addresses of the chain never appear in twin topics.
     gemel/v1/<site>/twin/<asset>/backfill/answer       registry      1    no    stored | refused(reason)
     gemel/v1/<site>/twin/<asset>/desired/set           operator      1    no    a value that the machine shall have
     gemel/v1/<site>/twin/<asset>/desired/answer/<user>  edge agent   1    no    accepted | refused(reason)
+    gemel/v1/<site>/maintenance/<asset>/<order>        listener      1    yes   how far a maintenance order is, JSON
     gemel/v1/<site>/query/<user>/request               reader        1    no    a question to the twin registry
     gemel/v1/<site>/query/<user>/response              registry      1    no    its answer
     gemel/v1/<site>/agent/<name>/availability          edge agent    1    yes   online | offline (also its will)
@@ -53,12 +54,16 @@ could be made to write anywhere that it has the right to.
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+import msgspec
 
 from gemel.errors import ConfigError
 from gemel.wire.types import Address, Digest
 
 ROOT = "gemel/v1"
 _NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
+TopicLevel = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]  # in messages; as `name`
 
 
 def name(text: str, what: str = "name") -> str:
@@ -108,6 +113,11 @@ def desired_answer(site: str, asset: str, user: str = "+") -> str:
     return f"{ROOT}/{site}/twin/{asset}/desired/answer/{user}"
 
 
+def maintenance_order(site: str, asset: str, order: Digest = "+") -> str:
+    """Chain listener → all at the site: how far an order of one asset is; `+` is the filter over all of them."""
+    return f"{ROOT}/{site}/maintenance/{asset}/{order}"
+
+
 def agent(site: str, agent_name: str, leaf: str) -> str:
     """`availability` or `status` of one agent."""
     return f"{ROOT}/{site}/agent/{agent_name}/{leaf}"
@@ -125,6 +135,7 @@ def query_response(site: str, user: str) -> str:
 
 ALL_TWINS = f"{ROOT}/+/twin/+/state"
 ALL_BACKFILL = f"{ROOT}/+/twin/+/backfill"
+ALL_ORDERS = f"{ROOT}/+/maintenance/+/+"
 ALL_TWIN_EVENTS = f"{ROOT}/+/twin/+/event"
 ALL_QUERIES = f"{ROOT}/+/query/+/request"
 ALL_AGENT_STATUS = f"{ROOT}/+/agent/+/status"

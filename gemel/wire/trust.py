@@ -26,6 +26,7 @@ class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     custodians: tuple[Collector, ...]  # one, or three of whom any two suffice (policy.sealing.scheme)
     listener: Address
     electorate: Electorate
+    maintenance: Address | None = None  # the contract that orders stand in; None: agents' alerts open none
 
     @property
     def domain(self) -> Domain:

@@ -23,6 +23,7 @@ WRITERS = {
     "coordinator": {BusRole.COORDINATOR},
     "custodian": {BusRole.CUSTODIAN},
     "listener": {BusRole.LISTENER},
+    "validator": {BusRole.VALIDATOR},
     "operator": {BusRole.OPERATOR},
     "reader": {BusRole.OPERATOR, BusRole.DASHBOARD},
     "registry": {BusRole.REGISTRY},
@@ -56,6 +57,9 @@ def own_topic(template: str, party: Party) -> str:
         "<task>": TRUST.task,
         "<dev>": device,
         "<cust>": party.user,
+        "<val>": party.user,
+        "<epoch>": "2",
+        "<order>": DIGEST,
         "<to>": to,
         "<from>": party.user,
         "<digest>": DIGEST,
@@ -65,7 +69,7 @@ def own_topic(template: str, party: Party) -> str:
 
 
 def test_the_table_is_read_whole() -> None:
-    assert len(TABLE) == 34
+    assert len(TABLE) == 39
     assert {writer for _, writer, _, _ in TABLE} == set(WRITERS)
 
 
@@ -91,6 +95,8 @@ def test_every_topic_function_is_a_line_of_the_table() -> None:
     built += [of.round_request(AGENT.user), of.round_answer(AGENT.user)]
     built += [of.training_request(CUSTODIAN.address, AGENT.user), of.training_answer(CUSTODIAN.address, AGENT.user)]
     built += [of.training().fetch(AGENT.user, CUSTODIAN.address), of.training().chunk(AGENT.user, DIGEST)]
+    built += [of.ballot(VALIDATORS[0].address), of.standing(VALIDATORS[0].address), of.electorate(2)]
+    built += [of.health_alert(AGENT.user), topics.maintenance_order("bonn", "rig-1", DIGEST)]
     built += [of.fetch(COORDINATOR.address, AGENT.user), of.chunk(AGENT.user, DIGEST)]
     of_twins = (topics.twin_state, topics.twin_delta, topics.twin_schema, topics.twin_event, topics.desired_set)
     of_twins += (topics.twin_backfill, topics.backfill_answer)
@@ -153,6 +159,20 @@ def test_dashboard_sees_the_twins_of_its_sites_only_and_writes_only_its_own_ques
     assert writable == [topics.query_request("bonn", dashboard.user)]
     assert not may(dashboard, "read", topics.query_response("bonn", OPERATOR.user))
     assert not any("/learning/" in topic_filter for _, topic_filter in rights(dashboard, TRUST))
+
+
+def test_orders_are_read_at_their_site_and_by_the_registry_and_by_no_party_of_the_fleet() -> None:
+    order = topics.maintenance_order("bonn", "rig-1", DIGEST)
+    readers = {p.role for p in PARTIES if may(p, "read", order)}
+    assert readers == {BusRole.DASHBOARD, BusRole.OPERATOR, BusRole.REGISTRY}
+    dashboard = next(p for p in PARTIES if p.role is BusRole.DASHBOARD)
+    assert not may(dashboard, "read", topics.maintenance_order("lyon", "rig-3", DIGEST))
+
+
+def test_alert_is_said_in_an_agents_own_name_and_heard_by_the_listener_alone() -> None:
+    of = topics.Learning(TRUST.fleet, TRUST.task)
+    assert not may(OTHER_AGENT, "write", of.health_alert(AGENT.user))
+    assert {p.role for p in PARTIES if may(p, "read", of.health_alert(AGENT.user))} == {BusRole.LISTENER}
 
 
 def test_operator_asks_at_its_sites_only_and_hears_no_others_answers() -> None:
