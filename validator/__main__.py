@@ -11,6 +11,7 @@ from importlib import import_module
 
 import typer
 
+from gemel.adapters.evm_elections import EvmElections
 from gemel.adapters.file_blobs import FileBlobs
 from gemel.exchange.model_pull import ModelPull
 from gemel.exchange.opened_sums import OpenedSums
@@ -22,6 +23,7 @@ from gemel.host.workers import Workers
 from gemel.learning.task import load_task
 from validator.service import Validator
 from validator.settings import ValidatorSettings
+from validator.standing import StandingReporter
 
 WHAT_IF = "what-if"
 
@@ -53,9 +55,17 @@ async def main(host: Host[ValidatorSettings]) -> None:
             ),
             statistics=read_statistics(settings.statistics_file),
         )
-        follow_chain(background, opened)
+        reporter = StandingReporter(
+            post=party.post,
+            electorates=party.electorates,
+            chain=opened.chain,
+            elections=EvmElections(opened.calls, confirmations=settings.chain.confirmations),
+            interval_s=settings.standing_interval_s,
+        )
+        follow_chain(background, opened, reporter.on_event)
         await validator.listen()
         background.start(validator.run(), "rounds")
+        background.start(reporter.run(), "standing")
         host.ready()
         await host.stopping.wait()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gemel.host.chain_party import ChainPartySettings
-from gemel.host.settings import Section
+from gemel.host.settings import Seconds, Section
 
 
 class RegistrySection(Section):
@@ -21,4 +21,5 @@ class ValidatorSettings(ChainPartySettings):
     task: str
     reference_file: Path
     statistics_file: Path | None = None  # approved statistics (`gemel statistics`), which M0 has to be normalised by
+    standing_interval_s: Seconds = 30.0  # between two words on what the chain says, where nothing changes
     registry: RegistrySection | None = None
