@@ -47,6 +47,7 @@ class RunningChain:
     url: str
     process: asyncio.subprocess.Process
     chain_id: int = CHAIN_ID
+    kind: str = "embedded"
 
     async def rpc(self, method: str, *parameters: object) -> object:
         """A raw request; the result, or an AssertionError."""
@@ -90,7 +91,7 @@ async def start_anvil(funded: Sequence[Address]) -> RunningChain:
         *[str(ANVIL), "--port", str(port), "--chain-id", str(CHAIN_ID), "--quiet", "--accounts", "1"],
         stdout=asyncio.subprocess.DEVNULL,
     )
-    chain = RunningChain(f"http://127.0.0.1:{port}", process)
+    chain = RunningChain(f"http://127.0.0.1:{port}", process, kind="anvil")
     for _ in range(200):
         try:
             await chain.rpc("eth_chainId")
