@@ -14,7 +14,7 @@ from gemel.ports import Records
 from gemel.twin.state import RunningModel
 from gemel.wire.messages import decode, encode
 from gemel.wire.reasons import Reason
-from gemel.wire.types import Digest, sha256
+from gemel.wire.types import Count, Digest, sha256
 
 _KIND, _KEY = "model", "in-use"
 _log = structlog.get_logger("gemel.agent.model")
@@ -33,16 +33,25 @@ class InUse(msgspec.Struct, frozen=True):
         return RunningModel(self.digest, self.deployment)
 
 
+class _Kept(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The record: what runs, and what ran before."""
+
+    digest: Digest
+    deployment: Count
+    before: RunningModel | None = None
+
+
 class ModelInUse:
     """What `install` put in place last, across restarts. Begin with `await ModelInUse.load(records, folder)`.
 
     A swap is: the file whole on disk, then the record, then `current()`, then whoever waits. A crash in between
-    leaves the old model or the new one.
+    leaves the old model or the new one. The model before stays on disk, so that going back needs no download.
     """
 
     def __init__(self, records: Records, folder: Path) -> None:
         self._records, self._folder = records, folder
         self._current: InUse | None = None
+        self._before: InUse | None = None
         self._deployment = 0
         self._changed = asyncio.Condition()
 
@@ -55,18 +64,29 @@ class ModelInUse:
         model = cls(records, folder)
         stored = await records.get(_KIND, _KEY)
         if stored is not None:
-            running = decode(RunningModel, stored)
-            model._deployment = running.deployment
-            path = model._path(running.digest)
-            if await asyncio.to_thread(_holds, path, running.digest):
-                model._current = InUse(running.deployment, running.digest, path)
+            kept = decode(_Kept, stored)
+            model._deployment = kept.deployment
+            path = model._path(kept.digest)
+            if await asyncio.to_thread(_holds, path, kept.digest):
+                model._current = InUse(kept.deployment, kept.digest, path)
             else:
-                _log.error("the installed model is gone or rotten", path=str(path), deployment=running.deployment)
+                _log.error("the installed model is gone or rotten", path=str(path), deployment=kept.deployment)
+            if kept.before is not None:
+                before = kept.before
+                model._before = InUse(before.deployment, before.digest, model._path(before.digest))
         return model
 
     def current(self) -> InUse | None:
         """What runs now; None before the first deployment."""
         return self._current
+
+    def before(self) -> InUse | None:
+        """What ran before it; None where nothing did. Its file may be gone."""
+        return self._before
+
+    async def held(self, digest: Digest) -> bytes | None:
+        """The bytes of a model that is still on disk, their digest checked; None for any other."""
+        return await asyncio.to_thread(_read, self._path(digest), digest)
 
     @property
     def deployment(self) -> int:
@@ -88,11 +108,13 @@ class ModelInUse:
                 await asyncio.to_thread(_write, installed.path, model_bytes)
             except OSError as error:
                 raise StoreUnavailable(f"{self._folder}: {error}") from error
-            await self._records.put(_KIND, _KEY, encode(installed.running))
-            previous, self._current, self._deployment = self._current, installed, deployment
+            same = self._current is not None and self._current.digest == digest
+            before = self._before if same else self._current
+            kept = _Kept(digest, deployment, before.running if before is not None else None)
+            await self._records.put(_KIND, _KEY, encode(kept))
+            self._current, self._before, self._deployment = installed, before, deployment
             self._changed.notify_all()
-        if previous is not None and previous.path != installed.path:
-            await asyncio.to_thread(previous.path.unlink, True)
+        await asyncio.to_thread(self._drop_others)
         return installed
 
     async def other_than(self, seen: InUse | None) -> InUse:
@@ -112,15 +134,25 @@ class ModelInUse:
             except OSError as error:
                 raise StoreUnavailable(f"{self._current.path}: {error}") from error
 
+    def _drop_others(self) -> None:
+        needed = {model.path for model in (self._current, self._before) if model is not None}
+        for path in set(self._folder.glob("*.safetensors")) - needed:
+            path.unlink(missing_ok=True)
+
     def _path(self, digest: Digest) -> Path:
         return self._folder / f"{digest}.safetensors"
 
 
 def _holds(path: Path, digest: Digest) -> bool:
+    return _read(path, digest) is not None
+
+
+def _read(path: Path, digest: Digest) -> bytes | None:
     try:
-        return sha256(path.read_bytes()) == digest
+        data = path.read_bytes()
     except OSError:
-        return False
+        return None
+    return data if sha256(data) == digest else None
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -131,17 +131,56 @@ def test_export_without_a_column_or_a_file_says_which(tmp_path: Path) -> None:
 # --- the model in use -------------------------------------------------------------------------------
 
 
-async def test_installed_model_survives_a_restart_and_its_predecessor_goes(tmp_path: Path) -> None:
+async def test_installed_model_survives_a_restart_with_the_one_before_and_older_ones_go(tmp_path: Path) -> None:
     async with SqliteRecords(tmp_path / "records.sqlite") as records:
         model = await ModelInUse.load(records, tmp_path / "models")
-        assert model.current() is None
+        assert (model.current(), model.before()) == (None, None)
         await model.install(1, sha256(b"one"), b"one")
+        await model.install(2, sha256(b"two"), b"two")
         await model.install(4, sha256(b"four"), b"four")
         again = await ModelInUse.load(records, tmp_path / "models")
-        current = again.current()
+        current, before = again.current(), again.before()
         assert current is not None
+        assert before is not None
         assert (current.deployment, current.digest, current.path.read_bytes()) == (4, sha256(b"four"), b"four")
-        assert [path.name for path in (tmp_path / "models").iterdir()] == [current.path.name]
+        assert (before.deployment, before.digest, before.path.read_bytes()) == (2, sha256(b"two"), b"two")
+        assert set((tmp_path / "models").iterdir()) == {current.path, before.path}
+
+
+async def test_model_before_can_be_put_in_use_again_under_a_higher_number(tmp_path: Path) -> None:
+    async with SqliteRecords(tmp_path / "records.sqlite") as records:
+        model = await ModelInUse.load(records, tmp_path / "models")
+        await model.install(1, sha256(b"one"), b"one")
+        await model.install(2, sha256(b"two"), b"two")
+        held = await model.held(sha256(b"one"))
+        assert held == b"one"
+        restored = await model.install(3, sha256(b"one"), held)
+        before = model.before()
+        assert (restored.deployment, restored.path.read_bytes()) == (3, b"one")
+        assert before is not None
+        assert before.digest == sha256(b"two")
+        assert await model.held(sha256(b"three")) is None
+
+
+async def test_same_model_under_a_higher_number_keeps_what_was_before_it(tmp_path: Path) -> None:
+    """An agent that was no canary hears only that the model it runs has a new number."""
+    async with SqliteRecords(tmp_path / "records.sqlite") as records:
+        model = await ModelInUse.load(records, tmp_path / "models")
+        await model.install(1, sha256(b"one"), b"one")
+        await model.install(2, sha256(b"two"), b"two")
+        await model.install(4, sha256(b"two"), b"two")
+        before = (await ModelInUse.load(records, tmp_path / "models")).before()
+        assert before is not None
+        assert (before.deployment, before.path.read_bytes()) == (1, b"one")
+
+
+async def test_model_before_that_rotted_is_not_held(tmp_path: Path) -> None:
+    async with SqliteRecords(tmp_path / "records.sqlite") as records:
+        model = await ModelInUse.load(records, tmp_path / "models")
+        first = await model.install(1, sha256(b"one"), b"one")
+        await model.install(2, sha256(b"two"), b"two")
+        first.path.write_bytes(b"onE")
+        assert await model.held(sha256(b"one")) is None
 
 
 @pytest.mark.parametrize("number", [3, 4])
