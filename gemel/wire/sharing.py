@@ -28,6 +28,7 @@ from gemel.wire.types import Address, Count, Digest, Millis
 
 WORDS = (topics.twin_state, topics.twin_delta, topics.twin_schema, topics.twin_event)
 SECOND_MS = 1000
+MOST_RIGHTS = 1000  # of one consumer, by grants: what one client holds must fit into one message to the broker
 
 _GRANT_TYPE = "Grant(address owner,address consumer,string scope,uint64 from,uint64 until,uint64 nonce)"
 _REVOCATION_TYPE = "Revocation(bytes32 grant)"
@@ -103,21 +104,32 @@ def scopes(asset: Asset) -> Mapping[str, frozenset[Right]]:
 
 def granted(grant: Grant, owned: Iterable[Asset]) -> frozenset[Right]:
     """What `grant` opens, `owned` being its owner's machines. Raises Refused(out_of_scope)."""
+    return _granted(grant, _scopes(owned))
+
+
+def _granted(grant: Grant, of_owner: Mapping[str, frozenset[Right]]) -> frozenset[Right]:
     try:
         user_name(grant.consumer)
     except ConfigError as error:
         raise Refused(Reason.OUT_OF_SCOPE, str(error)) from None
-    for asset in owned:
-        if rights := scopes(asset).get(grant.scope):
-            return rights
-    raise Refused(Reason.OUT_OF_SCOPE, f"{grant.scope[:80]!a} is no scope of a machine of {grant.owner}")
+    if grant.scope not in of_owner:
+        raise Refused(Reason.OUT_OF_SCOPE, f"{grant.scope[:80]!a} is no scope of a machine of {grant.owner}")
+    return of_owner[grant.scope]
+
+
+def _scopes(owned: Iterable[Asset]) -> Mapping[str, frozenset[Right]]:
+    return {scope: rights for asset in owned for scope, rights in scopes(asset).items()}
 
 
 def shares(grants: Iterable[Grant], owners: Mapping[Asset, Address], now_ms: Millis) -> Shares:
-    """What `grants` open at `now_ms`; what its owner has revoked does not belong among them."""
+    """What `grants` open at `now_ms`; what its owner has revoked does not belong among them.
+
+    A consumer gets at most MOST_RIGHTS, of the grants that come first, so that nobody's grants spoil another's.
+    """
     owned: defaultdict[Address, list[Asset]] = defaultdict(list)
     for asset, owner in owners.items():
         owned[owner].append(asset)
+    opens = {owner: _scopes(assets) for owner, assets in owned.items()}
     rights: dict[User, frozenset[Right]] = {}
     refused: list[tuple[Grant, Refused]] = []
     changes_ms: list[Millis] = []
@@ -125,9 +137,15 @@ def shares(grants: Iterable[Grant], owners: Mapping[Asset, Address], now_ms: Mil
         changes_ms += [at_ms for at_ms in (grant.from_ms, grant.until_ms) if at_ms > now_ms]
         if grant.from_ms <= now_ms < grant.until_ms:
             try:
-                opened = granted(grant, owned[grant.owner])
+                opened = _granted(grant, opens.get(grant.owner, {}))
+                rights[grant.consumer] = _added(rights.get(grant.consumer, frozenset()), opened)
             except Refused as refusal:
                 refused.append((grant, refusal))
-            else:
-                rights[grant.consumer] = rights.get(grant.consumer, frozenset()) | opened
     return Shares(rights, tuple(refused), min(changes_ms, default=None))
+
+
+def _added(held: frozenset[Right], opened: frozenset[Right]) -> frozenset[Right]:
+    together = held | opened
+    if len(together) > MOST_RIGHTS:
+        raise Refused(Reason.TOO_LARGE, f"with earlier grants {len(together)} rights, {MOST_RIGHTS} at most")
+    return together

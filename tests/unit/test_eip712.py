@@ -9,10 +9,11 @@ from eth_utils import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemel.wire import attestations, envelope
+from gemel.wire import attestations, envelope, sharing
 from gemel.wire.attestations import ModelAttestation, SumAttestation
 from gemel.wire.eip712 import Domain, task_id, word
 from gemel.wire.envelope import Kind, sign
+from gemel.wire.sharing import Grant, grant_hash, grant_id, revocation_hash
 from tests.support.parties import identity
 
 DIGESTS = st.binary(min_size=32, max_size=32).map(bytes.hex)
@@ -81,6 +82,28 @@ def test_header_hashes_as_eth_account_does_and_its_signature_is_the_same(
     assert header.hash == by_eth_account(domain, envelope._TYPE, values)
     theirs = Account.unsafe_sign_hash(header.hash, (5).to_bytes(32, "big")).signature
     assert header.signature == bytes(theirs)
+
+
+@given(DOMAINS, ADDRESSES, ADDRESSES, st.text(max_size=40), COUNTS, COUNTS, COUNTS)
+def test_grant_hashes_as_eth_account_does_in_seconds(
+    domain: Domain, owner: str, consumer: str, scope: str, from_s: int, until_s: int, nonce: int
+) -> None:
+    ours = grant_hash(Grant(owner, consumer, scope, from_s * 1000, until_s * 1000), nonce, domain)
+    values: dict[str, object] = {"owner": owner, "consumer": consumer, "scope": scope}
+    values |= {"from": from_s, "until": until_s, "nonce": nonce}
+    assert ours == by_eth_account(domain, sharing._GRANT_TYPE, values)
+
+
+@given(DOMAINS, DIGESTS)
+def test_revocation_hashes_as_eth_account_does(domain: Domain, id_: str) -> None:
+    ours = revocation_hash(id_, domain)
+    assert ours == by_eth_account(domain, sharing._REVOCATION_TYPE, {"grant": bytes.fromhex(id_)})
+
+
+def test_grant_is_named_by_its_struct_hash_whatever_the_contract() -> None:
+    grant = Grant("0x" + "ab" * 20, "0x" + "cd" * 20, "gemel/v1/bonn/twin/rig-1/+", 1_000, 2_000)
+    domain = Domain(1, "0x" + "ef" * 20)
+    assert keccak(b"\x19\x01" + domain.separator + bytes.fromhex(grant_id(grant, 7))) == grant_hash(grant, 7, domain)
 
 
 @pytest.mark.parametrize(

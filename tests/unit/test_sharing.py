@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import pytest
+from eth_hash.auto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gemel.errors import ConfigError, Refused
 from gemel.wire import topics
+from gemel.wire.eip712 import Domain
 from gemel.wire.rights import Right
-from gemel.wire.sharing import Asset, Grant, granted, scopes, shares
+from gemel.wire.sharing import MOST_RIGHTS, Asset, Grant, asset_id, grant_hash, granted, scopes, shares
 from tests.support.parties import identity
 
 OWNER, OTHER, CONSUMER = (identity(number).address for number in (31, 33, 32))
 RIG = Asset("bonn", "rig-1")
 STATE = topics.twin_state(*RIG)
+DOMAIN = Domain(1, "0x" + "ab" * 20)
 GRANT = Grant(OWNER, CONSUMER, STATE, from_ms=100, until_ms=200)
 OWNERS = {RIG: OWNER, Asset("lyon", "rig-3"): OTHER}
 EVERYTHING = {Right("read", f"gemel/v1/bonn/twin/rig-1/{word}") for word in ("state", "delta", "schema", "event")}
@@ -102,3 +105,26 @@ def test_grant_ends_when_its_machine_becomes_somebody_elses() -> None:
     now = shares([GRANT], {RIG: OTHER}, 150)
     assert now.rights == {}
     assert [grant for grant, _ in now.refused] == [GRANT]
+
+
+# --- as the contract has it ----------------------------------------------------------------------
+
+
+def test_consumer_gets_no_more_rights_than_a_broker_can_be_told_and_others_theirs() -> None:
+    rigs = [Asset("bonn", f"rig-{number}") for number in range(MOST_RIGHTS + 1)]
+    grants = [replace(GRANT, scope=topics.twin_state(*rig)) for rig in rigs]
+    late = replace(GRANT, consumer=OTHER)
+    now = shares([*grants, late, grants[0]], dict.fromkeys([*rigs, RIG], OWNER), 150)
+    assert len(now.rights[CONSUMER]) == MOST_RIGHTS
+    assert now.rights[OTHER] == {Right("read", STATE)}
+    assert [(grant, refusal.reason) for grant, refusal in now.refused] == [(grants[-1], "too_large")]
+
+
+def test_asset_is_named_by_its_twins_topic() -> None:
+    assert asset_id(RIG) == keccak(b"gemel/v1/bonn/twin/rig-1").hex()
+
+
+@pytest.mark.parametrize("times", [{"from_ms": 1}, {"until_ms": 1_999}])
+def test_grant_whose_times_are_no_whole_seconds_is_not_signed(times: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="whole seconds"):
+        grant_hash(replace(GRANT, **({"from_ms": 0, "until_ms": 2_000} | times)), 0, DOMAIN)
