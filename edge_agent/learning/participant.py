@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -330,10 +331,44 @@ class Participant:
             log.warning("our update is not proven to be in the model", round=pending.round, why=str(error))
             self.note(round=pending.round, participation=str(error))
             return
-        residual, kept = self._residual_file("pending"), self._residual_file("kept")
-        if residual.exists():  # it is the kept one already, where a crash came between these two steps
-            await asyncio.to_thread(residual.replace, kept)
+        if self._residual_file("pending").exists():  # it is the kept one already, where a crash came in between
+            await asyncio.to_thread(self._advance_residual)
+        await self.records.put(_KIND, "settled", str(pending.round).encode())
         await self._forget_pending()
+
+    def _advance_residual(self) -> None:
+        kept, before = self._residual_file("kept"), self._residual_file("before")
+        if kept.exists():
+            shutil.copyfile(kept, before)  # whole before the next step, or copied again
+        else:
+            before.unlink(missing_ok=True)
+        self._residual_file("pending").replace(kept)
+
+    async def rolled_back(self, round_: int) -> None:
+        """The model of `round_` was given up, which is a rejection that came late: the residual from before counts.
+
+        So it is for the latest round alone whose update counted; of one that went before, rounding is repaid twice
+        at worst.
+        """
+        async with self._fate:
+            pending = await self._pending()
+            if pending is not None and pending.round == round_:
+                if not self._residual_file("pending").exists():  # a crash came as it was settled
+                    await self.records.put(_KIND, "settled", str(round_).encode())
+                await self._forget_pending()
+            if await self.records.get(_KIND, "settled") == str(round_).encode():
+                await asyncio.to_thread(self._restore_residual)
+                await self.records.drop(_KIND, "settled")
+
+    def _restore_residual(self) -> None:
+        """The same when it is done again."""
+        kept, before = self._residual_file("kept"), self._residual_file("before")
+        if not before.exists():
+            kept.unlink(missing_ok=True)
+            return
+        copy = self._residual_file("restored")
+        shutil.copyfile(before, copy)
+        copy.replace(kept)
 
     def _check_included(self, pending: Pending, included: Receipt, confirmed: ConfirmedSum) -> None:
         """Raises Refused unless a quorum of pinned validators confirmed a sum with our update in it."""
@@ -341,7 +376,7 @@ class Participant:
         attested = SumAttestation(
             trust.task, pending.round, confirmed.updates_root, confirmed.sum, confirmed.owners, confirmed.weight
         )
-        check_confirmed(trust.domain, attested, confirmed.confirmations, trust.validator_addresses, trust.quorum)
+        check_confirmed(trust.domain, attested, confirmed.confirmations, trust.electorate)
         leaf = merkle.leaf(update.sender, update.body_digest, update.weight, included.level)
         if not merkle.verify(confirmed.updates_root, leaf, [bytes.fromhex(each) for each in included.proof]):
             raise Refused(Reason.NO_COMMITMENT, "the proof does not lead from our update to the confirmed root")

@@ -31,7 +31,7 @@ def test_every_file_of_a_kept_round_is_in_the_table_of_what_is_kept(witnessed_ro
             seen.update(matching)
             unknown += [] if matching else [name]
     assert unknown == []
-    assert {"keys/*.json", "coordinator/rounds/*/frames/*", "agent/residual-kept.npy"} <= seen
+    assert {"keys/*.json", "coordinator/rounds/*/frames/*", "agent/residual-*.npy"} <= seen
 
 
 def test_no_key_file_of_a_kept_round_can_be_read_by_others(witnessed_round: WitnessedRound) -> None:

@@ -199,3 +199,58 @@ async def test_messages_that_come_twice_or_after_a_crash_change_nothing_more(age
         await agent.hear(included(agent.entry, entries))
         await agent.participant.approved(ROUND, confirmed(entries))
     assert np.array_equal(agent.residual, AFTER)
+
+
+# --- the model is given up after all: a rejection that came late ---------------------------------------
+
+
+async def settled(agent: Agent) -> None:
+    """The update counted: its round's model was installed."""
+    entries = [agent.entry, *others()]
+    await agent.hear(included(agent.entry, entries))
+    await agent.participant.approved(ROUND, confirmed(entries))
+    assert np.array_equal(agent.residual, AFTER)
+
+
+async def test_rollback_restores_the_residual_from_before_once(agent: Agent) -> None:
+    await settled(agent)
+    for _ in range(2):  # the message comes again after a crash
+        await agent.participant.rolled_back(ROUND)
+        assert np.array_equal(agent.residual, BEFORE)
+
+
+async def test_rollback_of_an_agents_first_update_leaves_no_residual(agent: Agent) -> None:
+    (agent.folder / "residual-kept.npy").unlink()
+    await settled(agent)
+    await agent.participant.rolled_back(ROUND)
+    assert agent.participant._read_residual() is None
+
+
+async def test_rollback_of_another_round_moves_nothing(agent: Agent) -> None:
+    await settled(agent)
+    await agent.participant.rolled_back(ROUND - 1)
+    assert np.array_equal(agent.residual, AFTER)
+
+
+async def test_rollback_before_the_fate_is_known_forgets_the_update_whatever_is_said_later(agent: Agent) -> None:
+    """An agent that was no canary never installed the model: the proof that it is in the sum comes too late."""
+    entries = [agent.entry, *others()]
+    await agent.participant.rolled_back(ROUND)
+    await agent.hear(included(agent.entry, entries))
+    await agent.participant.approved(ROUND, confirmed(entries))
+    assert np.array_equal(agent.residual, BEFORE)
+    assert not (agent.folder / "frame-pending").exists()
+
+
+async def test_rollback_after_a_crash_between_two_steps_of_settling_restores_the_residual(agent: Agent) -> None:
+    await agent.participant.approved(ROUND, confirmed([agent.entry, *others()]))
+    agent.participant._advance_residual()  # and then the power went
+    await agent.participant.rolled_back(ROUND)
+    assert np.array_equal(agent.residual, BEFORE)
+
+
+async def test_rollback_after_a_crash_between_its_own_steps_restores_the_residual(agent: Agent) -> None:
+    await settled(agent)
+    agent.participant._restore_residual()  # and then the power went
+    await agent.participant.rolled_back(ROUND)
+    assert np.array_equal(agent.residual, BEFORE)
