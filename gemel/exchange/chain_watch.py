@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Container, Coroutine
 from pathlib import Path
 
@@ -17,6 +18,7 @@ log = structlog.get_logger(__name__)
 EventHandler = Callable[[ChainEvent], Awaitable[None]]
 
 RETRY_S = 2.0
+CLOCK_SLACK_S = 2  # by how much our clock may be ahead of the chain's
 _ENDED = frozenset({RoundState.REJECTED, RoundState.ABORTED, RoundState.ROLLED_BACK})
 
 
@@ -63,6 +65,7 @@ class ChainWatch:
         self._chain, self._task, self._checkpoint, self._clock = chain, task, checkpoint, clock
         self._parties = parties
         self._changed = asyncio.Condition()
+        self._finished = 0  # events, since the start
         self.head = 0  # block of the last event
 
     async def run(self, on_event: EventHandler | None = None) -> None:
@@ -79,6 +82,7 @@ class ChainWatch:
                         await on_event(event)
                     self.head = event.block
                     async with self._changed:
+                        self._finished += 1
                         self._changed.notify_all()
             except Unavailable as error:
                 log.warning("event not finished", why=str(error), retry_s=RETRY_S)
@@ -107,6 +111,31 @@ class ChainWatch:
                         await self._changed.wait()
                 except TimeoutError:
                     continue
+
+    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        """Return when `holds` does: it is asked now, after every event, and every RETRY_S."""
+        while True:
+            finished = self._finished
+            if await holds():
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S), self._changed:
+                    while self._finished == finished:
+                        await self._changed.wait()
+
+    async def within(self, seconds: float, holds: Callable[[], Awaitable[bool]]) -> bool:
+        """Whether it comes to hold in so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.until(holds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def now_s(self) -> int:
+        """The chain's time: its head's, or our clock's where nobody has sent anything for a while."""
+        head = await self._chain.head()
+        return max(head.time_s, self._clock.now_ms() // 1000 - CLOCK_SLACK_S)
 
     async def before_verdict(self, round_: int, work: Coroutine[None, None, None]) -> None:
         """Do `work` of a round; give it up and raise RoundEnded once the round is decided or aborted without it.

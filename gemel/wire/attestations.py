@@ -121,9 +121,14 @@ def attest(attestation: SumAttestation | ModelAttestation, domain: Domain, valid
 def seal_vote(vote: Vote, task: str, round_: int, votes: Domain, validator: Identity) -> SealedVote:
     """The promise of `vote`, for the contract that `votes` is the domain of."""
     commitment = bytes(keccak(bytes.fromhex(vote.signature)))[:_COMMITMENT_BYTES]
-    padded = commitment.ljust(32, b"\0")  # bytes22 is aligned to the left
-    signature = validator.sign(votes.hash(_COMMITMENT_TYPE, task_id(task), round_, padded))
+    signature = validator.sign(commitment_hash(commitment.hex(), task, round_, votes))
     return SealedVote(validator.address, commitment.hex(), signature.hex())
+
+
+def commitment_hash(commitment: str, task: str, round_: int, votes: Domain) -> bytes:
+    """The 32 bytes that a validator signs to promise a vote; `votes` is the domain of the contract that counts."""
+    padded = bytes.fromhex(commitment).ljust(32, b"\0")  # bytes22 is aligned to the left
+    return votes.hash(_COMMITMENT_TYPE, task_id(task), round_, padded)
 
 
 def check_confirmed(

@@ -14,6 +14,7 @@ class Reason(StrEnum):
     WRONG_KIND = "wrong_kind"
     BAD_SIGNATURE = "bad_signature"
     UNREGISTERED = "unregistered"  # the signer is nobody the chain, or the pinned set, knows in this role
+    SUSPENDED = "suspended"  # its trust is below the floor, for now
     STALE_ROUND = "stale_round"
     WRONG_BASE = "wrong_base"
     WRONG_POLICY = "wrong_policy"
@@ -36,6 +37,8 @@ class Reason(StrEnum):
     BY_SCHEDULE = "by_schedule"  # rounds run without being asked for
     RUNNING = "running"  # a round is under way
     TOO_SOON = "too_soon"  # after this agent's last request
+    # the ballot
+    CONTRADICTION = "contradiction"  # another than the one that the same validator signed before
     # the model
     NOT_ABOVE = "not_above"  # deployment number not above the one in use
     NO_QUORUM = "no_quorum"
