@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Protocol
 
 from pydantic import Field
 
 from chain_listener.deploying import Deploying
 from chain_listener.handovers import EpochKeeper, Handovers
+from chain_listener.rights import RightsKeeper
 from chain_listener.staging import StagingPolicy
 from gemel.adapters.evm_elections import EvmElections
+from gemel.adapters.evm_sharing import EvmSharing
+from gemel.adapters.evm_suspensions import EvmSuspensions
+from gemel.adapters.mosquitto_rights import MosquittoRights
+from gemel.adapters.plant_file import read_plant
 from gemel.exchange.standings import Standings
+from gemel.exchange.wanted_rights import WantedRights
 from gemel.host.background import Background
-from gemel.host.chain_party import ChainPartySettings, follow_chain, open_chain_party
+from gemel.host.chain_party import ChainParty, ChainPartySettings, follow_chain, open_chain_party
 from gemel.host.service import Host, run_configured
-from gemel.host.settings import Seconds
+from gemel.host.settings import Seconds, Section
 from gemel.ports import ChainEvent
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class RightsSection(Section):
+    """[rights]: the broker obeys the chain (chain_listener/rights.py); without it nobody touches the broker's rights.
+
+    The listener must be the administrator of mosquitto's dynamic security (mosquitto/README.md).
+    """
+
+    plant_file: Path  # who else is at the broker (gemel/adapters/plant_file.py); read at the start
+    every_s: Seconds = 60.0  # between looks where nothing happens
 
 
 class ListenerSettings(ChainPartySettings):
@@ -28,6 +47,7 @@ class ListenerSettings(ChainPartySettings):
     canary_patience_s: Seconds = 300.0  # for canaries to install it, and to say how it does
     unhealthy_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the canaries may be unwell
     healthy_share: Share = 0.5  # of the canaries must be well when the patience ends
+    rights: RightsSection | None = None
 
     @property
     def staging(self) -> StagingPolicy:
@@ -41,9 +61,28 @@ class ListenerSettings(ChainPartySettings):
         )
 
 
+class HearsEvents(Protocol):
+    """A part of the listener that is told each event of the chain."""
+
+    async def on_event(self, event: ChainEvent) -> None:
+        """Returns when its effect is durable."""
+
+
+@asynccontextmanager
+async def rights_keeper(
+    host: Host[ListenerSettings], settings: RightsSection, opened: ChainParty
+) -> AsyncIterator[RightsKeeper]:
+    """The keeper of the broker's rights, ready to run."""
+    party, calls, plant = opened.party, opened.calls, read_plant(settings.plant_file)
+    sources = (opened.chain, EvmSharing(calls), EvmSuspensions(calls))
+    wanted = WantedRights(*sources, party.trust, plant, host.clock)
+    async with MosquittoRights(party.bus, party.keys.identity.address) as broker:
+        yield RightsKeeper(wanted.read, broker, host.clock, settings.every_s)
+
+
 async def main(host: Host[ListenerSettings]) -> None:
     """Wire and run until we are told to stop."""
-    async with open_chain_party(host) as opened, Background() as background:
+    async with open_chain_party(host) as opened, AsyncExitStack() as stack, Background() as background:
         party = opened.party
         standings = Standings(party.post, party.electorates)
         await standings.listen()
@@ -54,8 +93,14 @@ async def main(host: Host[ListenerSettings]) -> None:
         standings.on_heard = handovers.look
         await deploying.listen()
 
+        parts: list[HearsEvents] = [handovers, deploying]
+        if host.settings.rights is not None:
+            keeper = await stack.enter_async_context(rights_keeper(host, host.settings.rights, opened))
+            background.start(keeper.run(), "rights")
+            parts.insert(0, keeper)  # it only takes note, and rights shall not wait for what others publish
+
         async def on_event(event: ChainEvent) -> None:
-            for part in (handovers, deploying):
+            for part in parts:
                 await part.on_event(event)
 
         follow_chain(background, opened, on_event)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
 from gemel.errors import BusRefused, Refused, Unavailable
 from gemel.exchange.chain_watch import RETRY_S
-from gemel.exchange.wanted_rights import Wanted, WantedRights
+from gemel.exchange.wanted_rights import Wanted
 from gemel.ports import BrokerRights, ChainEvent, Clock
 from gemel.wire.entitlements import Difference
 from gemel.wire.sharing import Grant
@@ -35,8 +35,11 @@ class RightsKeeper:
     for what others have changed at the broker and for scores that have recovered.
     """
 
-    def __init__(self, wanted: WantedRights, broker: BrokerRights, clock: Clock, every_s: float) -> None:
-        self._wanted, self._broker, self._clock, self._every_s = wanted, broker, clock, every_s
+    def __init__(
+        self, read_wanted: Callable[[], Awaitable[Wanted]], broker: BrokerRights, clock: Clock, every_s: float
+    ) -> None:
+        """`read_wanted` is WantedRights.read."""
+        self._read_wanted, self._broker, self._clock, self._every_s = wanted, broker, clock, every_s
         self._moved = asyncio.Event()
         self._causes: list[ChainEvent] = []  # since the last look
         self._refused: frozenset[tuple[Grant, str]] = frozenset()  # that were said already
@@ -54,7 +57,7 @@ class RightsKeeper:
             self._moved.clear()
             causes = tuple(self._causes)
             try:
-                wanted = await self._wanted.read()
+                wanted = await self._read_wanted()
                 mended = await self._broker.apply(wanted.rights)
             except (Unavailable, BusRefused) as error:
                 log.warning("rights not compared", why=str(error), retry_s=RETRY_S)

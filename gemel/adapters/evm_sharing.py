@@ -9,8 +9,7 @@ from gemel.adapters.contract_abi import ASSET_REGISTRY, DATA_SHARING, decode_eve
 from gemel.adapters.contract_calls import ContractCalls
 from gemel.adapters.evm_node import Log, NodeRefused
 from gemel.errors import ChainUnavailable, Malformed
-from gemel.ports import Sent
-from gemel.ports.sharing import GrantRecord
+from gemel.ports import GrantRecord, Sent
 from gemel.wire.sharing import SECOND_MS, Asset, Grant, seconds
 from gemel.wire.types import Address, Count, Digest, Millis, Signature
 

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gemel.errors import Refused
-from gemel.ports import Chain, Clock, Role
-from gemel.ports.sharing import Sharing
-from gemel.ports.suspensions import Suspensions
+from gemel.ports import Chain, Clock, Role, Sharing, Suspensions
 from gemel.wire.electorate import Electorate
 from gemel.wire.entitlements import Entitlement, entitlements
 from gemel.wire.rights import Party

@@ -11,6 +11,8 @@
     chain          the contracts: tasks, rounds, votes, parties, events
     upkeep         maintenance orders on chain
     anchors        roots of logs on chain
+    sharing        grants of twins, and whose each machine is
+    suspensions    who has lost its trust for a while
 
 Each port has one contract suite in tests/contract, which every adapter passes. Import them from here.
 """
@@ -39,6 +41,8 @@ from gemel.ports.chain import (
 )
 from gemel.ports.clock import Clock
 from gemel.ports.records import Records
+from gemel.ports.sharing import GrantRecord, Sharing
+from gemel.ports.suspensions import Suspensions
 from gemel.ports.twins import AgentEntry, Bucket, Change, Sample, TwinEntry, TwinEvent, TwinRevision, TwinStore
 from gemel.ports.upkeep import OpenedOrder, OrderRecord, Upkeep
 
@@ -61,6 +65,7 @@ __all__ = [
     "ChainHead",
     "Change",
     "Clock",
+    "GrantRecord",
     "Handler",
     "LineageRecord",
     "OpenedOrder",
@@ -72,6 +77,8 @@ __all__ = [
     "RoundState",
     "Sample",
     "Sent",
+    "Sharing",
+    "Suspensions",
     "TaskRecord",
     "TwinEntry",
     "TwinEvent",

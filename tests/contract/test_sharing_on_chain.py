@@ -15,8 +15,7 @@ from gemel.adapters.contract_abi import DATA_SHARING, TRUST
 from gemel.adapters.evm_sharing import EvmSharing
 from gemel.adapters.evm_suspensions import EvmSuspensions
 from gemel.errors import ChainReverted, ConfigError
-from gemel.ports import Role
-from gemel.ports.sharing import GrantRecord
+from gemel.ports import GrantRecord, Role
 from gemel.wire import topics
 from gemel.wire.identity import Identity
 from gemel.wire.sharing import Asset, Grant, asset_id, grant_hash, grant_id, revocation_hash
