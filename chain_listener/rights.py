@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -24,6 +25,7 @@ CAUSES = frozenset(
     }
 )
 
+MOST_CAUSES = 1000  # that are remembered while chain or broker is away; what is lost only goes unsaid
 _FOR_MANY = frozenset({"AssetAssigned", "EpochClosed"})
 
 log = structlog.get_logger(__name__)
@@ -39,9 +41,9 @@ class RightsKeeper:
         self, read_wanted: Callable[[], Awaitable[Wanted]], broker: BrokerRights, clock: Clock, every_s: float
     ) -> None:
         """`read_wanted` is WantedRights.read."""
-        self._read_wanted, self._broker, self._clock, self._every_s = wanted, broker, clock, every_s
+        self._read_wanted, self._broker, self._clock, self._every_s = read_wanted, broker, clock, every_s
         self._moved = asyncio.Event()
-        self._causes: list[ChainEvent] = []  # since the last look
+        self._causes: deque[ChainEvent] = deque(maxlen=MOST_CAUSES)  # since the last look
         self._refused: frozenset[tuple[Grant, str]] = frozenset()  # that were said already
 
     async def on_event(self, event: ChainEvent) -> None:
@@ -56,14 +58,15 @@ class RightsKeeper:
         while True:
             self._moved.clear()
             causes = tuple(self._causes)
+            self._causes.clear()
             try:
                 wanted = await self._read_wanted()
                 mended = await self._broker.apply(wanted.rights)
             except (Unavailable, BusRefused) as error:
                 log.warning("rights not compared", why=str(error), retry_s=RETRY_S)
+                self._causes = deque((*causes, *self._causes), MOST_CAUSES)
                 await self._clock.sleep(RETRY_S)
                 continue
-            del self._causes[: len(causes)]
             otherwise = self._without_event(before)
             for difference in mended:
                 log.info("rights mended", difference=str(difference), **_because(difference, causes, otherwise))
