@@ -25,7 +25,7 @@ from edge_agent.learning import rehearsal
 from edge_agent.learning.asking import RoundAsker
 from edge_agent.learning.examples import Examples
 from edge_agent.learning.history import History, read_history
-from edge_agent.learning.membership import join
+from edge_agent.learning.membership import join, maintenance_call
 from edge_agent.learning.model_in_use import InUse, ModelInUse
 from edge_agent.metrics import AgentMetrics
 from edge_agent.sensing.hearing import Hearing
@@ -121,12 +121,15 @@ async def _serve(host: Host[AgentSettings]) -> None:
             host.metrics.watch_link("sensors", lambda: sensors.connected)
         host.metrics.watch_outbox(lambda: outbox.depth, lambda: outbox.dropped)
 
+        call = maintenance_call(host, bus) if settings.learns else None
+
         async def load_twin(asset: str) -> LiveTwin:
             loaded = await LiveTwin.load(
                 site,
                 asset,
                 twin_file.alert,
                 outbox,
+                call,
                 bus=bus,
                 clock=clock,
                 records=records,
@@ -189,7 +192,7 @@ async def _serve(host: Host[AgentSettings]) -> None:
             if watch is not None:
                 running.append(tasks.create_task(watch.run(), name="drift"))
             if settings.learns:
-                learning = await join(host, records, bus, examples, model_in_use, workers, task, board.note)
+                learning = await join(host, records, bus, examples, model_in_use, workers, task, board)
                 await learning.listen()
                 running.append(tasks.create_task(learning.run(), name="learning"))
                 if watch is not None:

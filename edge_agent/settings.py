@@ -15,8 +15,14 @@ url = "mqtts://broker.plant:8883"
 [sensors_bus]                     # optional: the gateway's own broker, for readings while the plant's is away
 url = "mqtt://127.0.0.1:1883"
 
+[evidence]                        # optional: chain endpoints to ask before a model is installed, and how often else
+rpc_urls = ["https://rpc.one.example", "https://rpc.two.example"]
+
 [drift]                           # optional: ask for rounds where a machine drifts; edge_agent/inferring/drift.py
 cool_down_s = 3600
+
+[maintenance]                     # optional, with key_file: which alerts open maintenance orders
+severities = ["critical"]
 """
 
 from __future__ import annotations
@@ -30,6 +36,7 @@ from pydantic import Field
 from edge_agent.inferring.drift import DriftPolicy
 from gemel.errors import ConfigError
 from gemel.host.settings import BusSection, Seconds, Section, ServiceSettings
+from gemel.twin.state import Severity
 
 Samples = Annotated[int, Field(ge=1, le=400)]
 TopicLevel = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]  # as gemel.wire.topics.name
@@ -48,6 +55,20 @@ class DriftSection(Section):
     cool_down_s: Seconds = 3600.0  # between two requests
 
 
+class EvidenceSection(Section):
+    """[evidence]: how an agent that learns knows what the chain says."""
+
+    rpc_urls: tuple[Annotated[str, Field(pattern=r"^https?://")], ...] = ()  # JSON-RPC, each run by somebody else
+    interval_s: Seconds = 60.0  # between two questions to them
+    warning_s: Seconds = 300.0  # evidence older than that is remarked on
+
+
+class MaintenanceSection(Section):
+    """[maintenance]: which alerts of its twins open maintenance orders, for an agent that has a key."""
+
+    severities: tuple[Severity, ...] = (Severity.CRITICAL,)
+
+
 class AgentSettings(ServiceSettings):
     """The keys of the file."""
 
@@ -64,6 +85,8 @@ class AgentSettings(ServiceSettings):
     outbox_capacity: Annotated[int, Field(ge=100, le=10_000_000)] = 100_000  # revisions kept while the broker is away
     sensors_bus: BusSection | None = None  # default: readings come over [bus]
     drift: DriftSection | None = None  # default: nobody watches
+    maintenance: MaintenanceSection = MaintenanceSection()
+    evidence: EvidenceSection = EvidenceSection()
 
     @classmethod
     def load(cls, file: Path | None = None, **overrides: Any) -> Self:

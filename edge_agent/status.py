@@ -13,7 +13,7 @@ from edge_agent.learning.examples import Examples
 from edge_agent.learning.model_in_use import ModelInUse
 from gemel.errors import BusUnavailable
 from gemel.ports import Bus, Clock, Will
-from gemel.twin.agent import OFFLINE, ONLINE, SCHEMA, AgentStatus, Participation, status_to_json
+from gemel.twin.agent import OFFLINE, ONLINE, SCHEMA, AgentStatus, EvidenceStatus, Participation, status_to_json
 from gemel.wire import topics
 
 LOOK_S = 0.5  # how soon a change, or a new link, is noticed
@@ -46,6 +46,7 @@ class StatusBoard:
         self._refusal = ""
         self._learning: Participation | None = None
         self.further: Callable[[], Sequence[str]] = tuple  # the other machines whose twins the agent keeps
+        self.evidence: Callable[[], EvidenceStatus | None] = lambda: None  # what it knows of the chain
 
     def note(self, *, refusal: str | None = None, **learning: Any) -> None:
         """Say why a deployment was refused ("" when one is installed), or fields of `Participation`.
@@ -95,6 +96,7 @@ class StatusBoard:
             await self._examples.count(),
             linked_since_ms,
             tuple(self.further()),
+            self.evidence(),
         )
 
     async def _say(self, leaf: str, payload: bytes, content_type: str = "text/plain") -> None:

@@ -36,7 +36,9 @@ class Installer:
     records: Records
     model_in_use: ModelInUse
     task: Task
-    on_approved: Callable[[int, ConfirmedSum | None], Awaitable[None]]  # before it runs: its round, and that's sum
+    on_approved: Callable[
+        [int, int, ConfirmedSum | None], Awaitable[None]
+    ]  # before it runs: its round, epoch and sum
     note: Callable[..., None]  # fields for the agent's status
     _announced: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -93,7 +95,7 @@ class Installer:
             self._check_votes(message.header, deployment)
             data = await self.models.pull(deployment.model, deadline_s=PULL_S)
             self._check_model(data)
-            await self.on_approved(message.header.round, deployment.confirmed)
+            await self.on_approved(message.header.round, deployment.epoch, deployment.confirmed)
             await self.model_in_use.install(deployment.deployment, deployment.model, data)
             log.info("model installed", deployment=deployment.deployment, model=deployment.model[:12])
             self.note(refusal="")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_agent.learning.encrypted_training import EncryptedTraining
+from edge_agent.learning.endpoints import Endpoints
+from edge_agent.learning.evidence import Evidence
 from edge_agent.learning.examples import Examples
 from edge_agent.learning.installer import Installer
 from edge_agent.learning.model_in_use import ModelInUse
 from edge_agent.learning.participant import Participant
 from edge_agent.settings import AgentSettings
+from edge_agent.status import StatusBoard
 from gemel.exchange.chain_watch import AnyOf
 from gemel.exchange.model_pull import ModelPull
 from gemel.exchange.transfers import Transfers
@@ -31,11 +33,13 @@ class Learning:
     party: Party
     participant: Participant
     installer: Installer
+    evidence: Evidence
 
     async def listen(self) -> None:
         """Subscribe; call once."""
         collectors = AnyOf({self.party.trust.coordinator.address}, self.party.electorates)
         await self.party.transfers.listen(collectors)
+        await self.evidence.listen()
         await self.participant.listen()
         await self.installer.listen()
 
@@ -45,6 +49,7 @@ class Learning:
             tasks.create_task(self.party.transfers.serve(), name="transfers")
             if self.participant.encrypted is not None:
                 tasks.create_task(self.participant.encrypted.requests.serve(), name="training transfers")
+            tasks.create_task(self.evidence.run(), name="evidence")
             tasks.create_task(self.participant.run(), name="participant")
             tasks.create_task(self.installer.run(), name="installer")
 
@@ -57,7 +62,7 @@ async def join(
     model_in_use: ModelInUse,
     workers: Workers,
     task: Task,
-    note: Callable[..., None],
+    board: StatusBoard,
 ) -> Learning:
     """Wire an agent that has trust and key files. Raises ConfigError for files that are wrong."""
     settings = host.settings
@@ -65,6 +70,17 @@ async def join(
     assert settings.key_file is not None
     trust, keys = read_identity(settings.trust_file, settings.key_file)
     party = await assemble(host, trust, keys, records, bus)
+    section = settings.evidence
+    evidence = await Evidence.load(
+        party.post,
+        party.electorates,
+        records,
+        model_in_use,
+        Endpoints(section.rpc_urls, trust.domain, trust.task, host.clock, section.interval_s),
+        warning_s=section.warning_s,
+    )
+    board.evidence = lambda: evidence.status
+    host.metrics.watch_evidence(lambda: evidence.age_s, lambda: evidence.deployment_on_chain)
     participant = Participant(
         post=party.post,
         transfers=party.transfers,
@@ -75,7 +91,8 @@ async def join(
         workers=workers,
         task_path=settings.task,
         state_dir=settings.state_dir,
-        note=note,
+        note=board.note,
+        evidence=evidence,
         encrypted=_encrypted_training(host, party, workers) if isinstance(task, LinearHead) else None,
     )
     installer = Installer(
@@ -85,9 +102,22 @@ async def join(
         model_in_use=model_in_use,
         task=task,
         on_approved=participant.approved,
-        note=note,
+        note=board.note,
     )
-    return Learning(party, participant, installer)
+    return Learning(party, participant, installer, evidence)
+
+
+def maintenance_call(host: Host[AgentSettings], bus: Bus) -> Call | None:
+    """Who is to hear of alerts; None where the fleet has no maintenance on chain. Raises ConfigError as `join`."""
+    settings = host.settings
+    assert settings.trust_file is not None
+    assert settings.key_file is not None
+    trust, keys = read_identity(settings.trust_file, settings.key_file)
+    if trust.maintenance is None or not settings.maintenance.severities:
+        return None
+    post = Post(bus, trust, keys.identity, host.clock)
+    domain = Domain(trust.chain_id, trust.maintenance)
+    return MaintenanceCaller(post, domain, settings.maintenance.severities).call
 
 
 def _encrypted_training(host: Host[AgentSettings], party: Party, workers: Workers) -> EncryptedTraining:

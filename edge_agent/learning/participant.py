@@ -14,6 +14,7 @@ import numpy as np
 import structlog
 
 from edge_agent.learning.encrypted_training import EncryptedTraining
+from edge_agent.learning.evidence import Evidence
 from edge_agent.learning.examples import Examples
 from edge_agent.learning.model_in_use import ModelInUse
 from edge_agent.learning.training import Job, SealedUpdate, train_and_seal
@@ -48,6 +49,7 @@ class Pending(msgspec.Struct, frozen=True):
     letters: tuple[bytes, ...] = ()  # one-time keys: signed, one for each custodian, in the order of trust.json
     included: Receipt | None = None  # that it is in the sum: worth what its proof is
     confirmed: ConfirmedSum | None = None  # the sum behind the model that was approved
+    epoch: int = 0  # whose electorate confirmed it
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class Participant:
     task_path: str
     state_dir: Path
     note: Callable[..., None]  # fields for the agent's status
+    evidence: Evidence
     encrypted: EncryptedTraining | None  # where the task is a linear head
     _invited: asyncio.Event = field(default_factory=asyncio.Event)
     _fate: asyncio.Lock = field(default_factory=asyncio.Lock)  # of the pending update: one step at a time
@@ -109,6 +112,7 @@ class Participant:
         header, invitation = message.header, decode(Invitation, message.body)
         if invitation.policy.digest != header.policy:
             raise Refused(Reason.WRONG_POLICY, "the invitation's policy is not the one it is signed for")
+        await self.evidence.require_policy(header.policy)
         pending = await self._committed(header.round) or await self._train_in_time(header, invitation)
         if pending is None:
             return
@@ -309,12 +313,15 @@ class Participant:
         stored = await self.records.get(_KIND, "pending")
         return None if stored is None else msgspec.json.decode(stored, type=Pending)
 
-    async def approved(self, round_: int, confirmed: ConfirmedSum | None) -> None:
-        """The model of `round_` is approved, and stands on this sum: if our update is in it, its residual counts."""
+    async def approved(self, round_: int, epoch: int, confirmed: ConfirmedSum | None) -> None:
+        """The model of `round_` is approved, and stands on this sum, which the electorate of `epoch` confirmed.
+
+        If our update is in it, its residual counts.
+        """
         async with self._fate:
             pending = await self._pending()
             if pending is not None and pending.round == round_ and confirmed is not None:
-                await self._settle(msgspec.structs.replace(pending, confirmed=confirmed))
+                await self._settle(msgspec.structs.replace(pending, confirmed=confirmed, epoch=epoch))
 
     async def _settle(self, pending: Pending) -> None:
         """Advance the residual once validators' confirmation and the way from our update to it are both here.
@@ -371,7 +378,7 @@ class Participant:
         copy.replace(kept)
 
     def _check_included(self, pending: Pending, included: Receipt, confirmed: ConfirmedSum) -> None:
-        """Raises Refused unless a quorum of pinned validators confirmed a sum with our update in it."""
+        """Raises Refused unless a quorum of that epoch's validators confirmed a sum with our update in it."""
         trust, update = self.post.trust, Header.parse(Commitment.parse(pending.commitment).update_header)
         attested = SumAttestation(
             trust.task, pending.round, confirmed.updates_root, confirmed.sum, confirmed.owners, confirmed.weight

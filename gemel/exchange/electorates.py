@@ -35,7 +35,7 @@ class Electorates:
     def __init__(self, records: Records, trust: Trust) -> None:
         self._records = records
         self._known = {trust.electorate.epoch: trust.electorate}
-        self._pinned_epoch = trust.electorate.epoch
+        self.pinned_epoch = trust.electorate.epoch
         self._trust = trust
         self._changed = asyncio.Condition()
 
@@ -117,7 +117,7 @@ class Electorates:
 
     def after_pinned(self) -> Sequence[Electorate]:
         """Every electorate of a later epoch than the pinned one's, the earliest first."""
-        return [self._known[epoch] for epoch in sorted(self._known) if epoch > self._pinned_epoch]
+        return [self._known[epoch] for epoch in sorted(self._known) if epoch > self.pinned_epoch]
 
     async def _keep(self, electorate: Electorate) -> None:
         await self._records.put(_KIND, f"{electorate.epoch:020d}", encode(electorate))

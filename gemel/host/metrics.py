@@ -14,6 +14,8 @@
     gemel_alerts_total{event}            counter    alerts that an agent raised and cleared
     gemel_drifts_total{kind}             counter    drifts that an agent found: of an input, of the error
     gemel_round_requests_total{outcome}  counter    an agent's requests for rounds: asked, and their answers
+    gemel_evidence_age_seconds           gauge      since a quorum of validators told an agent what stands on chain
+    gemel_deployment_on_chain            gauge      the deployment that they said is in use
     gemel_registry_messages_total{outcome,reason}  counter  what the twin registry heard
     gemel_registry_commit_seconds        histogram  how long the registry's transactions take
     gemel_registry_commit_wait_seconds   histogram  from the first change of a commit to its end: the age of an answer
@@ -113,6 +115,13 @@ class Metrics:
         return Counter(
             "gemel_round_requests", "Requests for rounds, and their answers.", ["outcome"], registry=self.registry
         )
+
+    def watch_evidence(self, age_s: Callable[[], float], deployment: Callable[[], int]) -> None:
+        """Show from now on what an agent knows of the chain; its age is infinite where it knows nothing."""
+        age = Gauge("gemel_evidence_age_seconds", "Age of what validators said last.", registry=self.registry)
+        age.set_function(age_s)
+        on_chain = Gauge("gemel_deployment_on_chain", "Deployment in use on chain.", registry=self.registry)
+        on_chain.set_function(deployment)
 
     @cached_property
     def _link_up(self) -> Gauge:

@@ -29,6 +29,15 @@ class Participation(msgspec.Struct, frozen=True):
     frame_bytes: Count | None = None
 
 
+class EvidenceStatus(msgspec.Struct, frozen=True):
+    """What the agent knows of the chain: how new that is says whether somebody keeps messages from it."""
+
+    epoch: Count  # whose electorate it believes
+    as_of_ms: Millis | None  # when a quorum of validators last said what stands; None: never
+    deployment_on_chain: Count | None
+    remark: str  # in words; empty where all is well
+
+
 class AgentStatus(msgspec.Struct, frozen=True):
     """What an agent runs, and why. `examples`: labelled windows that it can train from.
 
@@ -46,6 +55,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     examples: Count
     linked_since_ms: Millis
     further: tuple[TopicLevel, ...] = ()
+    evidence: EvidenceStatus | None = None  # of an agent that learns
 
 
 def status_to_json(status: AgentStatus) -> bytes:
