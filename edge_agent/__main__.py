@@ -25,7 +25,7 @@ from edge_agent.learning import rehearsal
 from edge_agent.learning.asking import RoundAsker
 from edge_agent.learning.examples import Examples
 from edge_agent.learning.history import History, read_history
-from edge_agent.learning.membership import join, maintenance_call
+from edge_agent.learning.membership import join
 from edge_agent.learning.model_in_use import InUse, ModelInUse
 from edge_agent.metrics import AgentMetrics
 from edge_agent.sensing.hearing import Hearing
@@ -35,6 +35,7 @@ from edge_agent.settings import AgentSettings, DriftSection, drift_policy
 from edge_agent.status import StatusBoard
 from edge_agent.twinning.acting import DesiredDesk
 from edge_agent.twinning.backfilling import Backfilling
+from edge_agent.twinning.calling import maintenance_call
 from edge_agent.twinning.further_twins import FurtherTwins
 from edge_agent.twinning.live import LiveTwin, Twinning, kept_assets
 from edge_agent.twinning.outbox import Outbox
@@ -121,7 +122,7 @@ async def _serve(host: Host[AgentSettings]) -> None:
             host.metrics.watch_link("sensors", lambda: sensors.connected)
         host.metrics.watch_outbox(lambda: outbox.depth, lambda: outbox.dropped)
 
-        call = maintenance_call(host, bus) if settings.learns else None
+        call = maintenance_call(host, bus)
 
         async def load_twin(asset: str) -> LiveTwin:
             loaded = await LiveTwin.load(

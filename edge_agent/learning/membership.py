@@ -107,19 +107,6 @@ async def join(
     return Learning(party, participant, installer, evidence)
 
 
-def maintenance_call(host: Host[AgentSettings], bus: Bus) -> Call | None:
-    """Who is to hear of alerts; None where the fleet has no maintenance on chain. Raises ConfigError as `join`."""
-    settings = host.settings
-    assert settings.trust_file is not None
-    assert settings.key_file is not None
-    trust, keys = read_identity(settings.trust_file, settings.key_file)
-    if trust.maintenance is None or not settings.maintenance.severities:
-        return None
-    post = Post(bus, trust, keys.identity, host.clock)
-    domain = Domain(trust.chain_id, trust.maintenance)
-    return MaintenanceCaller(post, domain, settings.maintenance.severities).call
-
-
 def _encrypted_training(host: Host[AgentSettings], party: Party, workers: Workers) -> EncryptedTraining:
     settings, topics = host.settings, party.post.topics.training()
     requests = settings.state_dir / "training-transfers"

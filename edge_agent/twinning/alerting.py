@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -15,6 +15,7 @@ from gemel.twin.state import Twin, warn
 from gemel.wire import topics
 from gemel.wire.messages import decode, encode
 
+Call = Callable[[AlertEvent], Awaitable[None]]  # who else is to hear of it; raises BusUnavailable
 MAX_UNSAID = 1000  # events that wait for a broker; beyond that the oldest go
 _KIND = "alerts"
 _log = structlog.get_logger("gemel.agent.alerts")
@@ -32,7 +33,8 @@ class AlertDesk:
     They count when they are raised and cleared, whether there is a broker or not.
 
     Begin with `await AlertDesk.load(...)`. What stands, and what was not said yet, is on disk before it is said;
-    where a crash comes before that, the alert is raised again under the same id.
+    where a crash comes before that, the alert is raised again under the same id. An event counts as said when `call`,
+    too, has heard of it.
     """
 
     def __init__(
@@ -40,13 +42,14 @@ class AlertDesk:
         where: Where,
         rules: Sequence[AlertRule],
         book: AlertBook,
+        call: Call | None = None,
         *,
         bus: Bus,
         clock: Clock,
         records: Records,
         metrics: AgentMetrics,
     ) -> None:
-        self._where, self._rules, self._book = where, rules, book
+        self._where, self._rules, self._book, self._call = where, rules, book, call
         self._bus, self._clock, self._records, self._metrics = bus, clock, records, metrics
         self._kept = book
         self._holds: Holds = {}
@@ -57,6 +60,7 @@ class AlertDesk:
         site: str,
         asset: str,
         rules: Sequence[AlertRule],
+        call: Call | None = None,
         *,
         bus: Bus,
         clock: Clock,
@@ -66,7 +70,7 @@ class AlertDesk:
         """The desk as it was left."""
         kept = await records.get(_KIND, f"{site}/{asset}")
         book = AlertBook() if kept is None else decode(AlertBook, kept)
-        return cls(Where(site, asset), rules, book, bus=bus, clock=clock, records=records, metrics=metrics)
+        return cls(Where(site, asset), rules, book, call, bus=bus, clock=clock, records=records, metrics=metrics)
 
     def look(self, twin: Twin) -> tuple[Twin, tuple[AlertEvent, ...]]:
         """The twin with the alerts that stand now, and what was raised and cleared."""
@@ -94,6 +98,8 @@ class AlertDesk:
                 _log.error("the broker refused an event", id=event.id, error=str(error))
             else:
                 _log.info(event.event, alert=event.id, value=event.value)
+            if self._call is not None:
+                await self._call(event)
             self._book = said(self._book, [event])
         await self.keep()
 

@@ -16,7 +16,7 @@ from edge_agent.metrics import AgentMetrics
 from edge_agent.sensing.decoding import Decoded
 from edge_agent.sensing.intake import Intake
 from edge_agent.sensing.mapping import PropertyMap
-from edge_agent.twinning.alerting import AlertDesk
+from edge_agent.twinning.alerting import AlertDesk, Call
 from edge_agent.twinning.outbox import Outbox
 from edge_agent.twinning.trail import Trail
 from gemel.errors import BusRefused, BusUnavailable
@@ -97,6 +97,7 @@ class LiveTwin:
         asset: str,
         rules: Sequence[AlertRule] = (),
         outbox: Outbox | None = None,
+        call: Call | None = None,
         *,
         bus: Bus,
         clock: Clock,
@@ -107,7 +108,7 @@ class LiveTwin:
     ) -> LiveTwin:
         """The twin as it was last, its version beyond any that was published; or a blank one.
 
-        `records` survive a power cut, `latest` need not: it is written with every revision.
+        `call` hears of its alerts. `records` survive a power cut, `latest` need not: it is written with every revision.
         """
         documents = [await store.get(_KIND, f"{site}/{asset}") for store in (records, latest)]
         known = [from_json(document) for document in documents if document is not None]
@@ -117,7 +118,9 @@ class LiveTwin:
         if known:
             last = max(known, key=lambda one: one.version)
             twin = replace(last, version=last.version + RESERVED)
-        alerts = await AlertDesk.load(site, asset, rules, bus=bus, clock=clock, records=records, metrics=metrics)
+        alerts = await AlertDesk.load(
+            site, asset, rules, call, bus=bus, clock=clock, records=records, metrics=metrics
+        )
         return cls(
             twin,
             alerts,
