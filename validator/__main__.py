@@ -11,7 +11,9 @@ from importlib import import_module
 
 import typer
 
+from gemel.adapters import contract_abi
 from gemel.adapters.evm_elections import EvmElections
+from gemel.adapters.evm_trust import EvmTrust
 from gemel.adapters.file_blobs import FileBlobs
 from gemel.exchange.model_pull import ModelPull
 from gemel.exchange.opened_sums import OpenedSums
@@ -21,9 +23,13 @@ from gemel.host.party import read_policy, read_statistics
 from gemel.host.service import Host, run_configured
 from gemel.host.workers import Workers
 from gemel.learning.task import load_task
+from gemel.ports import ChainEvent
+from validator.reporting import Reporting
 from validator.service import Validator
 from validator.settings import ValidatorSettings
+from validator.signing import SignedOnce
 from validator.standing import StandingReporter
+from validator.voting import Voting
 
 WHAT_IF = "what-if"
 
@@ -34,6 +40,14 @@ async def main(host: Host[ValidatorSettings]) -> None:
     task = load_task(settings.task)
     async with open_chain_party(host) as opened, Workers() as workers, Background() as background:
         party, policy = opened.party, read_policy(settings.policy_file, task)
+        place, scores = opened.calls.place, EvmTrust(opened.calls)
+        signed = SignedOnce(
+            party.records, party.keys.identity, rounds=place.rounds, trust=place.domain(contract_abi.TRUST)
+        )
+        voting = Voting(party.post, opened.chain, opened.watch, signed, place.votes, settings.patience_s)
+        reporting = Reporting(
+            party.post, scores, party.mailbox, signed, voting, trust=place.domain(contract_abi.TRUST)
+        )
         validator = Validator(
             post=party.post,
             transfers=party.transfers,
@@ -53,6 +67,11 @@ async def main(host: Host[ValidatorSettings]) -> None:
             opened_sums=OpenedSums(
                 party.trust, policy.sealing, party.mailbox, party.transfers, workers.run, party.keys.box_secret
             ),
+            electorates=party.electorates,
+            scores=scores,
+            signed=signed,
+            voting=voting,
+            reporting=reporting,
             statistics=read_statistics(settings.statistics_file),
         )
         reporter = StandingReporter(
@@ -62,8 +81,14 @@ async def main(host: Host[ValidatorSettings]) -> None:
             elections=EvmElections(opened.calls, confirmations=settings.chain.confirmations),
             interval_s=settings.standing_interval_s,
         )
-        follow_chain(background, opened, reporter.on_event)
+
+        async def on_event(event: ChainEvent) -> None:
+            await voting.on_event(event)
+            await reporter.on_event(event)
+
+        follow_chain(background, opened, on_event)
         await validator.listen()
+        await reporting.listen(opened.validators)
         background.start(validator.run(), "rounds")
         background.start(reporter.run(), "standing")
         host.ready()

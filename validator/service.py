@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from gemel.errors import ChainReverted, PeerError, Refused, Unavailable
 from gemel.exchange import admission
 from gemel.exchange.admission import Terms
 from gemel.exchange.chain_watch import RETRY_S, ChainWatch, Parties, RoundEnded
+from gemel.exchange.device_results import scores_at
+from gemel.exchange.electorates import Electorates, electorate_of
 from gemel.exchange.frame_intake import Intake, add_up, take_in
 from gemel.exchange.mailbox import Mailbox
 from gemel.exchange.model_pull import ModelPull
@@ -24,14 +27,18 @@ from gemel.host.workers import Workers
 from gemel.learning.measuring import check_normalisation, measure
 from gemel.learning.task import Measured, Task
 from gemel.ports import Blobs, Chain, RoundRecord, RoundState
+from gemel.ports.trust_scores import TrustScores
 from gemel.sealing.candidate import candidate_model
 from gemel.wire import boxes
-from gemel.wire.attestations import ModelAttestation, SumAttestation, attest
+from gemel.wire.attestations import ModelAttestation, SumAttestation
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import Kind
 from gemel.wire.messages import Aggregate, Candidate, Entry, Policy, Roster, decode
 from gemel.wire.reasons import Reason
-from gemel.wire.types import Address, Digest, ppm, sha256
+from gemel.wire.types import Address, Digest, Ppm, ppm, sha256
+from validator.reporting import Reporting
+from validator.signing import SignedOnce
+from validator.voting import Voting
 
 FETCH_S = 60.0
 SILENCE_S = 5.0  # after which an agent's frame is asked for elsewhere: one silent agent must not end the round
@@ -60,6 +67,11 @@ class Validator:
     state_dir: Path
     box_secret: bytes
     opened_sums: OpenedSums
+    electorates: Electorates
+    scores: TrustScores
+    signed: SignedOnce
+    voting: Voting
+    reporting: Reporting
     statistics: bytes | None = None  # what M0 has to be normalised by
 
     @property
@@ -81,31 +93,45 @@ class Validator:
     async def run(self) -> None:
         """Serve every round from the last one on, for ever."""
         number = (await self.chain.task(self._name)).last_round
-        while True:
-            first = RoundState.MEASURED if number == 0 else RoundState.OPEN
-            await self.watch.reached(number, first, even_if_ended=True)
-            try:
-                work = self._genesis() if number == 0 else self._serve(number)
-                await self.watch.before_verdict(number, work)
-            except RoundEnded as ended:
-                log.info("round ended", number=number, state=ended.state.name.lower())
-            except (PeerError, ChainReverted) as error:
-                log.warning("no vote", number=number, why=str(error))
-            except Unavailable as error:
-                log.warning("once more", number=number, why=str(error), retry_s=RETRY_S)
-                await self.post.clock.sleep(RETRY_S)
-                continue
-            await self.watch.reached(number, RoundState.APPROVED, even_if_ended=True)
-            await RoundFolder(self.state_dir, number).drop_spool()
-            await self.transfers.drop_unfinished()
-            await self.mailbox.clear_through(number)
-            number += 1
+        async with asyncio.TaskGroup() as reports:
+            while True:
+                self.reporting.number = number
+                if not await self._vote_in(number):
+                    continue
+                decided = await self.watch.reached(number, RoundState.APPROVED, even_if_ended=True)
+                prepared = await self.reporting.prepare(number, decided)
+                reports.create_task(self.reporting.report(number, prepared), name=f"report {number}")
+                await RoundFolder(self.state_dir, number).drop_spool()
+                await self.transfers.drop_unfinished()
+                await self.mailbox.clear_through(number)
+                number += 1
+
+    async def _vote_in(self, number: int) -> bool:
+        """Do our part of a round, as far as it goes; False where it is to be tried once more."""
+        first = RoundState.MEASURED if number == 0 else RoundState.OPEN
+        record = await self.watch.reached(number, first, even_if_ended=True)
+        try:
+            electorate = await electorate_of(self.electorates, self.chain, record.epoch)
+            if self.post.identity.address not in electorate.addresses:
+                log.info("no vote", number=number, why=f"we are not elected for epoch {record.epoch}")
+                return True
+            work = self._genesis() if number == 0 else self._serve(number)
+            await self.watch.before_verdict(number, work)
+        except RoundEnded as ended:
+            log.info("round ended", number=number, state=ended.state.name.lower())
+        except (PeerError, ChainReverted) as error:
+            log.warning("no vote", number=number, why=str(error))
+        except Unavailable as error:
+            log.warning("once more", number=number, why=str(error), retry_s=RETRY_S)
+            await self.post.clock.sleep(RETRY_S)
+            return False
+        return True
 
     # --- M0 -------------------------------------------------------------------------------------------
 
     async def _genesis(self) -> None:
         record = await self.watch.reached(0, RoundState.MEASURED)
-        if record.state != RoundState.MEASURED:
+        if record.state != RoundState.MEASURED or await self._voted_before(0, record):
             return
         announced = decode(Candidate, (await self.mailbox.take(Kind.CANDIDATE, 0)).body)
         wrapped = await self._from_coordinator(announced.transfer)
@@ -124,6 +150,8 @@ class Validator:
         if record.policy != self.policy.digest:
             raise Refused(Reason.WRONG_POLICY, f"the round's policy is {record.policy[:12]}, not the pinned one")
         record = await self.watch.reached(number, RoundState.AGGREGATED)
+        if record.state == RoundState.MEASURED and await self._voted_before(number, record):
+            return
         aggregate = decode(Aggregate, (await self.mailbox.take(Kind.AGGREGATE, number)).body)
         if record.state <= RoundState.CONFIRMED:
             await self._confirm_sum(number, record, aggregate)
@@ -134,9 +162,16 @@ class Validator:
             await self._judge(number, record, opened)
 
     async def _confirm_sum(self, number: int, record: RoundRecord, aggregate: Aggregate) -> None:
+        stored = await self.signed.stored_sum(self._name, number)
+        proposed = (record.updates_root, record.sum_digest, record.owners, record.weight)
+        if stored and (stored.updates_root, stored.sum_digest, stored.owners, stored.weight) == proposed:
+            await self.voting.confirm(stored)  # added and signed before a crash
+            return
         roster = decode(Roster, (await self.mailbox.take(Kind.ROSTER, number)).body)
         await self.agents.refresh(self.chain)
-        owners = self._check_lists(record, roster, aggregate)
+        devices = [entry.device for entry in aggregate.entries]
+        scores = await scores_at(self.scores, self.policy, devices, record.opened_block)
+        owners = self._check_lists(record, roster, aggregate, scores)
         folder, terms = RoundFolder(self.state_dir, number), Terms(self.post.trust, number, record.base, self.policy)
         context = await self._context(terms)
         intake = Intake(terms, self.task.manifest.size, sha256(context), self.box_secret)
@@ -151,19 +186,14 @@ class Validator:
         if total.digest != record.sum_digest:
             folder.sum.unlink()
             raise Refused(Reason.DIGEST_MISMATCH, "the sum on chain is not the sum of these frames")
-        attestation = SumAttestation(
-            self._name, number, record.updates_root, record.sum_digest, owners, record.weight
+        log.info("sum recomputed", number=number, updates=len(frames), sum=total.digest[:12])
+        await self.voting.confirm(
+            SumAttestation(self._name, number, record.updates_root, record.sum_digest, owners, record.weight)
         )
-        signature = attest(attestation, self.post.trust.domain, self.post.identity).hex()
-        own = self.post.identity.address
-        try:
-            await self.chain.attest_sum(self._name, number, validator=own, signature=signature)
-        except ChainReverted as error:  # recorded before a crash, or the others were faster: the vote is still ours
-            log.info("confirmation not recorded", number=number, why=str(error))
-            return
-        log.info("sum confirmed", number=number, updates=len(frames), sum=record.sum_digest[:12])
 
-    def _check_lists(self, record: RoundRecord, roster: Roster, aggregate: Aggregate) -> int:
+    def _check_lists(
+        self, record: RoundRecord, roster: Roster, aggregate: Aggregate, scores: Mapping[Address, Ppm]
+    ) -> int:
         """How many owners stand behind the sum. Raises Refused where lists, chain and registry do not agree."""
         if admission.root_of(roster.entries) != record.roster_root:
             raise Refused(Reason.DIGEST_MISMATCH, "the roster is not the one whose root is on chain")
@@ -175,7 +205,7 @@ class Validator:
         if strangers or len({e.device for e in aggregate.entries}) != len(aggregate.entries):
             raise Refused(Reason.UNREGISTERED, f"{strangers or 'a device twice'}")
         owners = len({self.agents.records[e.device].owner for e in aggregate.entries})
-        if admission.weighed(aggregate.entries, self.policy) != aggregate.entries:
+        if admission.weighed(aggregate.entries, self.policy, scores) != aggregate.entries:
             raise Refused(Reason.OVERWEIGHT, "the updates are not weighed as the policy says")
         if owners != record.owners or admission.weight_of(aggregate.entries) != record.weight:
             raise Refused(Reason.OVERWEIGHT, "owners or weight on chain are not those of the updates")
@@ -250,20 +280,19 @@ class Validator:
 
     async def _vote(self, number: int, record: RoundRecord, accuracy: int, baseline: int, *, approved: bool) -> None:
         deployment = (await self.chain.task(self._name)).deployment + 1
-        attestation = ModelAttestation(
-            self._name, number, deployment, record.base, record.model, accuracy, baseline, approved
+        await self.voting.cast(
+            ModelAttestation(self._name, number, deployment, record.base, record.model, accuracy, baseline, approved)
         )
-        signature = attest(attestation, self.post.trust.domain, self.post.identity).hex()
-        await self.chain.attest_model(
-            self._name,
-            number,
-            validator=self.post.identity.address,
-            accuracy=accuracy,
-            baseline=baseline,
-            approved=approved,
-            signature=signature,
-        )
-        log.info("voted", number=number, accuracy_ppm=accuracy, baseline_ppm=baseline, approved=approved)
+
+    async def _voted_before(self, number: int, record: RoundRecord) -> bool:
+        """Whether a vote of ours on this candidate was signed before a crash; it is cast then."""
+        stored = await self.signed.stored_vote(self._name, number)
+        if stored is None:
+            return False
+        if (stored.parent, stored.model) != (record.base, record.model):
+            raise Refused(Reason.CONTRADICTION, f"we signed a vote on {stored.model[:12]}, not on the one on chain")
+        await self.voting.cast(stored)
+        return True
 
     async def _measure(self, model: bytes) -> Measured:
         measured: Measured = await self.workers.run(measure, self.task_path, model, str(self.reference))

@@ -22,4 +22,5 @@ class ValidatorSettings(ChainPartySettings):
     reference_file: Path
     statistics_file: Path | None = None  # approved statistics (`gemel statistics`), which M0 has to be normalised by
     standing_interval_s: Seconds = 30.0  # between two words on what the chain says, where nothing changes
+    patience_s: Seconds = 10.0  # for the coordinator to hand in what we signed, before we do so ourselves
     registry: RegistrySection | None = None

@@ -6,7 +6,7 @@ before its header, its length and its digest hold, and then only its form (gemel
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -18,7 +18,7 @@ from gemel.wire.envelope import HEADER_BYTES, Envelope, Expected, Header, Kind
 from gemel.wire.messages import WHOLE, Commitment, Entry, Policy
 from gemel.wire.reasons import Reason
 from gemel.wire.trust import Trust
-from gemel.wire.types import Address, Digest
+from gemel.wire.types import Address, Digest, Ppm
 
 WRAPPING_BYTES = 64 * 1024  # on top of a frame: a message key for each of some 500 collectors
 
@@ -81,17 +81,21 @@ def check_frame(frame: bytes, entry: Entry, terms: Terms) -> Envelope:
     return update
 
 
-def weighed(entries: Iterable[Entry], policy: Policy) -> tuple[Entry, ...]:
+def weighed(entries: Iterable[Entry], policy: Policy, trust_scores: Mapping[Address, Ppm]) -> tuple[Entry, ...]:
     """Which of these updates are in their sum, by device, each with its level: `weighed` of the result is the result.
 
-    Coordinator, validators and auditor compute it from the same entries and the policy whose digest is on chain. This
-    is where all of them get r_k and W_k: a trust contract is to be asked here (at the block that closed the list), in
-    place of the policy's table; W_k is 1 until agents sign explanations that it could be computed from.
+    Coordinator, validators and auditor compute it from the same entries, the policy whose digest is on chain, and the
+    trust contract's scores as of the block that the round was opened in. r_k is what the policy's table grants a
+    device, and at most its score. W_k is 1 until agents sign explanations that it could be computed from.
     """
     entries = sorted(entries, key=lambda entry: entry.device)
-    contributors = [Contributor(e.device, e.weight, policy.trust.get(e.device, WHOLE), WHOLE) for e in entries]
+    contributors = [Contributor(e.device, e.weight, _trust(e.device, policy, trust_scores), WHOLE) for e in entries]
     levels = weigh(contributors, levels=policy.sealing.levels, max_share=policy.sealing.max_share)
     return tuple(replace(entry, level=levels[entry.device]) for entry in entries if entry.device in levels)
+
+
+def _trust(device: Address, policy: Policy, trust_scores: Mapping[Address, Ppm]) -> Ppm:
+    return min(policy.trust.get(device, WHOLE), trust_scores.get(device, WHOLE))
 
 
 def listed(entry: Entry) -> Entry:

@@ -1,10 +1,12 @@
-"""What a decided round says of its devices: the same for everybody who has its lists. Pure."""
+"""What the chain's trust does to a round, and what a decided round does to it: the same for everybody."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from gemel.wire.messages import WHOLE, DeviceResult, Entry
+from gemel.ports.trust_scores import TrustScores
+from gemel.wire.messages import WHOLE, DeviceResult, Entry, Policy
+from gemel.wire.types import Address, Ppm
 
 GOOD, UNDECIDED, MISSING = WHOLE, WHOLE // 2, 0  # outcomes, ppm
 REPORT_DEVICES = 100  # in one report: about 8 million gas
@@ -32,3 +34,13 @@ def results_of(listed: Iterable[Entry], included: Iterable[Entry], *, approved: 
 def reports_of(results: tuple[DeviceResult, ...]) -> tuple[tuple[DeviceResult, ...], ...]:
     """The same results in parts that fit a block each."""
     return tuple(results[start : start + REPORT_DEVICES] for start in range(0, len(results), REPORT_DEVICES))
+
+
+async def scores_at(
+    scores: TrustScores, policy: Policy, devices: Sequence[Address], block: int
+) -> Mapping[Address, Ppm]:
+    """The chain's part of r_k, as of the block that the round was opened in. Nothing where no level could show it.
+
+    Raises ChainUnavailable, also from a node that has forgotten the state of that block.
+    """
+    return await scores.scores(devices, block) if policy.sealing.levels > 1 else {}

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import structlog
 
 from gemel.errors import Refused
-from gemel.ports import Records
+from gemel.ports import Chain, Records
 from gemel.wire.electorate import Electorate
 from gemel.wire.messages import Handover, decode, encode
 from gemel.wire.reasons import Reason
@@ -131,3 +131,14 @@ class Electorates:
         if latest != self.current:
             log.info("electorate in force", epoch=latest.epoch, seats=len(latest.members))
             self._trust = self._trust.under(latest)
+
+
+async def electorate_of(electorates: Electorates, chain: Chain, epoch: int) -> Electorate:
+    """Who votes in an epoch, for whoever has a node: its event may not have come yet, or came before our time.
+
+    Raises ChainUnavailable.
+    """
+    try:
+        return electorates.of_epoch(epoch)
+    except Refused:
+        return await chain.electorate(electorates.trust.task, epoch)

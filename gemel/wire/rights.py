@@ -20,7 +20,7 @@ granted here is refused. The broker is a second wall only: signatures, wrapping 
     key-total/+                               x             (writes), x      x
     opened/+                                  x             (writes)         x
     candidate                                 (writes)                       x
-    ballot/+                                  x                              (writes)
+    ballot/+                                  x                              (writes), x
     standing/+               x                x             x                (writes), x   x
     electorate/+             x                x             x                x             (writes)
     deployment               x                x             x                x             (writes)
@@ -185,7 +185,7 @@ def _learning_rights(party: Party, trust: Trust) -> tuple[Right, ...]:
             return reads + writes + anybody
         case BusRole.VALIDATOR:
             round_ = _reads(of.context(), of.invitation, of.roster, of.commitment(), of.aggregate)
-            round_ += _reads(of.key_total(), of.opened())
+            round_ += _reads(of.key_total(), of.opened(), of.ballot())
             writes = _writes(of.ballot(own), of.standing(own))
             return round_ + _reads(of.candidate, of.deployment, of.model, of.chunk("+", "+")) + writes + anybody
         case BusRole.LISTENER:
