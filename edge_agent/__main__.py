@@ -193,7 +193,9 @@ async def _serve(host: Host[AgentSettings]) -> None:
             if watch is not None:
                 running.append(tasks.create_task(watch.run(), name="drift"))
             if settings.learns:
-                learning = await join(host, records, bus, examples, model_in_use, workers, task, board)
+                learning = await join(
+                    host, records, bus, examples, model_in_use, workers, task, board, inference.recent, watch
+                )
                 await learning.listen()
                 running.append(tasks.create_task(learning.run(), name="learning"))
                 if watch is not None:

@@ -78,6 +78,7 @@ class AgentSettings(ServiceSettings):
     sensors_file: Path
     twin_file: Path | None = None
     task: str = "gemel.learning.tasks.hydraulic:task"
+    health_watch_s: Seconds = 30.0  # as a canary: how long it looks at a new model (edge_agent/learning/health.py)
     max_assets: Annotated[int, Field(ge=1, le=1000)] = 1  # twins kept; above 1, of machines that topics name
     twin_rate_hz: Annotated[float, Field(gt=0, le=1000)] = 5.0  # the twin is published at most so often
     max_fill_s: Annotated[int, Field(ge=0, le=60)] = 3  # the longest gap in a window that is filled

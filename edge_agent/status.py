@@ -43,18 +43,20 @@ class StatusBoard:
         self._site, self._agent, self._asset = site, agent, asset
         self._bus, self._clock = bus, clock
         self._examples, self._model_in_use = examples, model_in_use
-        self._refusal = ""
+        self._refusal, self._deploying = "", ""
         self._learning: Participation | None = None
         self.further: Callable[[], Sequence[str]] = tuple  # the other machines whose twins the agent keeps
         self.evidence: Callable[[], EvidenceStatus | None] = lambda: None  # what it knows of the chain
 
-    def note(self, *, refusal: str | None = None, **learning: Any) -> None:
-        """Say why a deployment was refused ("" when one is installed), or fields of `Participation`.
+    def note(self, *, refusal: str | None = None, deploying: str | None = None, **learning: Any) -> None:
+        """Say why a deployment was refused ("" when one is installed), what it waits for, fields of `Participation`.
 
         A `round` begins them anew when it is another one; otherwise what is not given stays.
         """
         if refusal is not None:
             self._refusal = refusal
+        if deploying is not None:
+            self._deploying = deploying
         if learning:
             same = self._learning is not None and learning.get("round", self._learning.round) == self._learning.round
             known = asdict(self._learning) if self._learning is not None and same else {"participation": ""}
@@ -97,6 +99,7 @@ class StatusBoard:
             linked_since_ms,
             tuple(self.further()),
             self.evidence(),
+            self._deploying,
         )
 
     async def _say(self, leaf: str, payload: bytes, content_type: str = "text/plain") -> None:

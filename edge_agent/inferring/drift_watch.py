@@ -58,6 +58,7 @@ class DriftWatch:
         self._metrics = metrics
         metrics.watch_drift()
         self._watched = Watched()
+        self._drifted_before = False
         self._sampled = asyncio.Event()
         self._unsaved = 0
 
@@ -93,6 +94,11 @@ class DriftWatch:
     def since_ms(self) -> Millis | None:
         """Since when something has drifted; None where nothing has."""
         return drift.oldest(self._watched)
+
+    @property
+    def has_drifted(self) -> bool:
+        """Whether something is no longer as the model before the one in use had learnt it."""
+        return self._drifted_before or bool(self._watched.drift)
 
     def look_at(self, window: Window) -> None:
         """A finished window: its means are a sample of each input."""
@@ -169,7 +175,10 @@ class DriftWatch:
     async def _watch_models(self) -> None:
         seen = self._model_in_use.current()
         while True:
-            seen = await self._model_in_use.other_than(seen)
+            before, seen = seen, await self._model_in_use.other_than(seen)
+            if before is not None and before.digest == seen.digest:
+                continue  # it has a higher number, and has learnt nothing new
+            self._drifted_before = bool(self._watched.drift)
             self._become(drift.installed(self._watched))
 
     async def _save(self) -> None:

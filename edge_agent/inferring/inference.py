@@ -23,6 +23,7 @@ from gemel.twin.state import Diagnosis, Quality, RunningModel
 from gemel.twin.window import Example, Window
 
 REMEMBERED = 50  # inspections of one head that count
+RECENT = 50  # windows of the machine that are kept to try a new model on
 AWAITED = 8  # answers that wait for their inspection, and inspections that wait for their answer
 
 Judge = Callable[[InUse, Window], Awaitable[dict[str, Judgement]]]
@@ -81,6 +82,24 @@ def _remember(waiting: dict[int, _Awaited], start_ms: int, one: _Awaited) -> Non
         del waiting[next(iter(waiting))]
 
 
+class Recent:
+    """The machine's latest windows, newest last, and how many there have been since the start."""
+
+    def __init__(self) -> None:
+        self._windows: deque[Window] = deque(maxlen=RECENT)
+        self.count = 0
+
+    def add(self, window: Window) -> None:
+        """One that has just finished."""
+        self._windows.append(window)
+        self.count += 1
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """What is kept of them."""
+        return tuple(self._windows)
+
+
 class Inference:
     """Judges the latest window with the model in use; windows that come while it is busy give way to the latest.
 
@@ -96,6 +115,7 @@ class Inference:
         watch: DriftWatch | None = None,
     ) -> None:
         self._model_in_use, self._judge, self._tell, self._watch = model_in_use, judge, tell, watch
+        self.recent = Recent()
         self._window: Window | None = None
         self._something_new = asyncio.Event()
         self._record = TrackRecord(heads) if watch is None else TrackRecord(heads, watch.learn_outcome)
@@ -103,6 +123,7 @@ class Inference:
     def look_at(self, window: Window) -> None:
         """The machine's latest window."""
         self._window = window
+        self.recent.add(window)
         if self._watch is not None:
             self._watch.look_at(window)
         self._something_new.set()

@@ -65,6 +65,18 @@ class Examples(SqliteStore):
                 "SELECT inputs, labels FROM examples WHERE end_ms <= ? ORDER BY start_ms", (data_until_ms,)
             ).fetchall()
         )
+        return self._windows(rows)
+
+    async def newest(self, count: int) -> Windows:
+        """The newest windows, at most so many, oldest first."""
+        rows = await self._file.read(
+            lambda connection: connection.execute(
+                "SELECT inputs, labels FROM examples ORDER BY start_ms DESC LIMIT ?", (count,)
+            ).fetchall()
+        )
+        return self._windows(rows[::-1])
+
+    def _windows(self, rows: Sequence[tuple[bytes, bytes]]) -> Windows:
         inputs = np.frombuffer(b"".join(row[0] for row in rows), "<f4").reshape(-1, *self._shape)
         labels = np.frombuffer(b"".join(row[1] for row in rows), "<i8").reshape(-1, self._heads)
         return Windows(inputs.astype(np.float32), labels.astype(np.int64))

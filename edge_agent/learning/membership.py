@@ -6,10 +6,13 @@ import asyncio
 import shutil
 from dataclasses import dataclass
 
+from edge_agent.inferring.drift_watch import DriftWatch
+from edge_agent.inferring.inference import Recent
 from edge_agent.learning.encrypted_training import EncryptedTraining
 from edge_agent.learning.endpoints import Endpoints
 from edge_agent.learning.evidence import Evidence
 from edge_agent.learning.examples import Examples
+from edge_agent.learning.health import CanaryWatch, HealthPolicy, Trial, try_out
 from edge_agent.learning.installer import Installer
 from edge_agent.learning.model_in_use import ModelInUse
 from edge_agent.learning.participant import Participant
@@ -22,7 +25,7 @@ from gemel.host.party import Party, assemble, read_identity
 from gemel.host.service import Host
 from gemel.host.workers import Workers
 from gemel.learning.linear_head import LinearHead
-from gemel.learning.task import Task
+from gemel.learning.task import Floats, Task, Windows
 from gemel.ports import Bus, Records
 
 
@@ -63,6 +66,8 @@ async def join(
     workers: Workers,
     task: Task,
     board: StatusBoard,
+    recent: Recent,
+    watch: DriftWatch | None,
 ) -> Learning:
     """Wire an agent that has trust and key files. Raises ConfigError for files that are wrong."""
     settings = host.settings
@@ -101,10 +106,38 @@ async def join(
         records=records,
         model_in_use=model_in_use,
         task=task,
-        on_approved=participant.approved,
+        evidence=evidence,
+        participation=participant,
+        health=_canary_watch(host, task, model_in_use, examples, workers, recent, watch).health,
         note=board.note,
     )
     return Learning(party, participant, installer, evidence)
+
+
+def _canary_watch(
+    host: Host[AgentSettings],
+    task: Task,
+    model_in_use: ModelInUse,
+    examples: Examples,
+    workers: Workers,
+    recent: Recent,
+    watch: DriftWatch | None,
+) -> CanaryWatch:
+    settings = host.settings
+
+    async def try_out_in_worker(model: str, before: str | None, inspected: Windows, latest: Floats) -> Trial:
+        return await workers.run(try_out, settings.task, model, before, inspected, latest)
+
+    return CanaryWatch(
+        task=task,
+        model_in_use=model_in_use,
+        examples=examples,
+        recent=recent,
+        drifted=lambda: watch is not None and watch.has_drifted,
+        try_out=try_out_in_worker,
+        clock=host.clock,
+        policy=HealthPolicy(watch_s=settings.health_watch_s),
+    )
 
 
 def _encrypted_training(host: Host[AgentSettings], party: Party, workers: Workers) -> EncryptedTraining:

@@ -42,7 +42,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     """What an agent runs, and why. `examples`: labelled windows that it can train from.
 
     `further`: the other machines whose twins it keeps. `refusal` says why a deployment was refused, and is empty
-    once a later one is installed.
+    once a later one is installed. `deploying`: what it waits for, or how a deployment does that it tries out.
     """
 
     schema: Literal["gemel.agent/1"]
@@ -56,6 +56,7 @@ class AgentStatus(msgspec.Struct, frozen=True):
     linked_since_ms: Millis
     further: tuple[TopicLevel, ...] = ()
     evidence: EvidenceStatus | None = None  # of an agent that learns
+    deploying: str = ""
 
 
 def status_to_json(status: AgentStatus) -> bytes:
