@@ -19,6 +19,7 @@ from chain_listener.signatures import Signatures
 from chain_listener.staging import Rollout, Stage, StagingPolicy
 from gemel.errors import ChainReverted, Unavailable
 from gemel.exchange.chain_watch import RETRY_S, Parties
+from gemel.exchange.deployment_log import DeploymentLog
 from gemel.exchange.post import Post
 from gemel.exchange.standings import Standings
 from gemel.ports import Chain, ChainEvent, Records, RoundState
@@ -45,6 +46,7 @@ class Deploying:
     records: Records
     standings: Standings
     policy: StagingPolicy
+    entries: DeploymentLog  # what goes out stands in it before
     _signatures: Signatures = field(init=False)
     _said: tuple[int, Deployment] | None = None  # what the bus was told last, by its round
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # one change of the rollout at a time
@@ -269,6 +271,7 @@ class Deploying:
         body, topic = rollout.body, self.post.topics.deployment
         if rollout.stage is Stage.RESTORING or self._said == (rollout.round, body):
             return  # nobody would believe it yet, or it is there
+        await self.entries.append(rollout.round, body)
         await self.post.say(topic, Kind.DEPLOYMENT, encode(body), round_=rollout.round, retain=True)
         self._said = rollout.round, body
         log.info(

@@ -108,7 +108,8 @@ class LiveTwin:
     ) -> LiveTwin:
         """The twin as it was last, its version beyond any that was published; or a blank one.
 
-        `call` hears of its alerts. `records` survive a power cut, `latest` need not: it is written with every revision.
+        `call` hears of its alerts. `records` survive a power cut, `latest` need not: it is written with every
+        revision.
         """
         documents = [await store.get(_KIND, f"{site}/{asset}") for store in (records, latest)]
         known = [from_json(document) for document in documents if document is not None]

@@ -171,6 +171,23 @@ class Metrics:
         return Histogram(name, text, buckets=buckets, registry=self.registry)
 
     @cached_property
+    def maintenance_alerts(self) -> Counter:
+        """The chain listener's."""
+        return Counter(
+            "gemel_maintenance_alerts",
+            "Health alerts handed in, by what became of them.",
+            ["outcome"],
+            registry=self.registry,
+        )
+
+    @cached_property
+    def anchored_entries(self) -> Gauge:
+        """The chain listener's."""
+        return Gauge(
+            "gemel_anchored_entries", "Number of a log's last entry under a root.", ["log"], registry=self.registry
+        )
+
+    @cached_property
     def chain_lag_blocks(self) -> Gauge:
         """Of a service that follows the chain."""
         return Gauge("gemel_chain_lag_blocks", "Blocks behind the chain's head.", registry=self.registry)
