@@ -24,9 +24,10 @@ from gemel.wire.envelope import Kind
 from gemel.wire.identity import Identity
 from gemel.wire.messages import Commitment, ConfirmedSum, Entry, Receipt, encode
 from gemel.wire.types import Digest
+from tests.support.evidence import evidence_of
 from tests.support.parties import AGENTS, COORDINATOR, TRUST, VALIDATORS, identity
 
-ROUND = 4
+ROUND, EPOCH = 4, TRUST.electorate.epoch
 BEFORE, AFTER = np.full(5, 0.25, np.float32), np.full(5, 0.5, np.float32)
 WRAPPED = b"a wrapped frame"
 
@@ -73,6 +74,7 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
             task_path="",
             state_dir=tmp_path,
             note=noted.update,
+            evidence=await evidence_of(post, records, tmp_path),
             encrypted=None,  # type: ignore[arg-type]
         )
         update = post.sign(Kind.UPDATE, b"sealed", round_=ROUND, weight=60)
@@ -109,12 +111,12 @@ async def test_proven_update_advances_the_residual_whichever_comes_first(
     own = replace(agent.entry, level=level)
     entries = [own, *others()]
     if model_comes_first:
-        await agent.participant.approved(ROUND, confirmed(entries))
+        await agent.participant.approved(ROUND, EPOCH, confirmed(entries))
         await agent.hear(included(own, entries))
     else:
         await agent.hear(included(own, entries))
         assert np.array_equal(agent.residual, BEFORE)  # a proof alone moves nothing: the model may be rejected
-        await agent.participant.approved(ROUND, confirmed(entries))
+        await agent.participant.approved(ROUND, EPOCH, confirmed(entries))
     assert np.array_equal(agent.residual, AFTER)
     assert not (agent.folder / "frame-pending").exists()
 
@@ -122,7 +124,7 @@ async def test_proven_update_advances_the_residual_whichever_comes_first(
 async def test_agent_that_was_listed_but_not_included_keeps_its_residual(agent: Agent) -> None:
     """The coordinator says that the frame was accepted, and leaves it out of the sum that validators confirm."""
     await agent.hear(Receipt("accepted", transfer=agent.entry.transfer.digest))
-    await agent.participant.approved(ROUND, confirmed(others()))
+    await agent.participant.approved(ROUND, EPOCH, confirmed(others()))
     assert np.array_equal(agent.residual, BEFORE)
 
 
@@ -134,7 +136,7 @@ async def test_coordinators_word_for_an_update_that_is_not_under_the_root_moves_
         Receipt("included", transfer=agent.entry.transfer.digest, level=1, proof=("00" * 32,)),
     ):
         await agent.hear(receipt)
-        await agent.participant.approved(ROUND, confirmed(others()))
+        await agent.participant.approved(ROUND, EPOCH, confirmed(others()))
         assert np.array_equal(agent.residual, BEFORE)
     assert "does not lead" in agent.noted["participation"]
 
@@ -143,7 +145,7 @@ async def test_proof_at_another_level_than_that_of_the_sum_moves_nothing(agent: 
     own = replace(agent.entry, level=2)
     entries = [own, *others()]
     await agent.hear(replace(included(own, entries), level=3))
-    await agent.participant.approved(ROUND, confirmed(entries))
+    await agent.participant.approved(ROUND, EPOCH, confirmed(entries))
     assert np.array_equal(agent.residual, BEFORE)
 
 
@@ -153,7 +155,7 @@ async def test_sum_that_no_quorum_of_pinned_validators_confirmed_moves_nothing(
 ) -> None:
     entries = [agent.entry, *others()]
     await agent.hear(included(agent.entry, entries))
-    await agent.participant.approved(ROUND, confirmed(entries, signers))
+    await agent.participant.approved(ROUND, EPOCH, confirmed(entries, signers))
     assert np.array_equal(agent.residual, BEFORE)
 
 
@@ -163,22 +165,22 @@ async def test_confirmation_of_another_sum_or_round_moves_nothing(agent: Agent) 
     good = confirmed(entries)
     changes: list[dict[str, Any]] = [{"sum": "cd" * 32}, {"owners": 4}, {"weight": 1}]
     for false in (*(replace(good, **change) for change in changes), confirmed(entries, round_=ROUND + 1)):
-        await agent.participant.approved(ROUND, false)
+        await agent.participant.approved(ROUND, EPOCH, false)
         assert np.array_equal(agent.residual, BEFORE)
 
 
 async def test_model_of_another_round_or_of_no_sum_moves_nothing(agent: Agent) -> None:
     entries = [agent.entry, *others()]
     await agent.hear(included(agent.entry, entries))
-    await agent.participant.approved(ROUND - 1, confirmed(entries))
-    await agent.participant.approved(ROUND, None)
+    await agent.participant.approved(ROUND - 1, EPOCH, confirmed(entries))
+    await agent.participant.approved(ROUND, EPOCH, None)
     assert np.array_equal(agent.residual, BEFORE)
 
 
 async def test_receipt_for_another_transfer_moves_nothing(agent: Agent) -> None:
     entries = [agent.entry, *others()]
     other: Digest = "ef" * 32
-    await agent.participant.approved(ROUND, confirmed(entries))
+    await agent.participant.approved(ROUND, EPOCH, confirmed(entries))
     await agent.hear(replace(included(agent.entry, entries), transfer=other))
     assert np.array_equal(agent.residual, BEFORE)
 
@@ -187,17 +189,17 @@ async def test_refused_frame_leaves_the_residual_whatever_is_said_later(agent: A
     entries = [agent.entry, *others()]
     await agent.hear(Receipt("refused", "no_weight", transfer=agent.entry.transfer.digest))
     await agent.hear(included(agent.entry, entries))
-    await agent.participant.approved(ROUND, confirmed(entries))
+    await agent.participant.approved(ROUND, EPOCH, confirmed(entries))
     assert np.array_equal(agent.residual, BEFORE)
 
 
 async def test_messages_that_come_twice_or_after_a_crash_change_nothing_more(agent: Agent) -> None:
     entries = [agent.entry, *others()]
-    await agent.participant.approved(ROUND, confirmed(entries))
+    await agent.participant.approved(ROUND, EPOCH, confirmed(entries))
     (agent.folder / "residual-pending.npy").rename(agent.folder / "residual-kept.npy")  # and then the power went
     for _ in range(2):
         await agent.hear(included(agent.entry, entries))
-        await agent.participant.approved(ROUND, confirmed(entries))
+        await agent.participant.approved(ROUND, EPOCH, confirmed(entries))
     assert np.array_equal(agent.residual, AFTER)
 
 
@@ -208,7 +210,7 @@ async def settled(agent: Agent) -> None:
     """The update counted: its round's model was installed."""
     entries = [agent.entry, *others()]
     await agent.hear(included(agent.entry, entries))
-    await agent.participant.approved(ROUND, confirmed(entries))
+    await agent.participant.approved(ROUND, EPOCH, confirmed(entries))
     assert np.array_equal(agent.residual, AFTER)
 
 
@@ -237,13 +239,13 @@ async def test_rollback_before_the_fate_is_known_forgets_the_update_whatever_is_
     entries = [agent.entry, *others()]
     await agent.participant.rolled_back(ROUND)
     await agent.hear(included(agent.entry, entries))
-    await agent.participant.approved(ROUND, confirmed(entries))
+    await agent.participant.approved(ROUND, EPOCH, confirmed(entries))
     assert np.array_equal(agent.residual, BEFORE)
     assert not (agent.folder / "frame-pending").exists()
 
 
 async def test_rollback_after_a_crash_between_two_steps_of_settling_restores_the_residual(agent: Agent) -> None:
-    await agent.participant.approved(ROUND, confirmed([agent.entry, *others()]))
+    await agent.participant.approved(ROUND, EPOCH, confirmed([agent.entry, *others()]))
     agent.participant._advance_residual()  # and then the power went
     await agent.participant.rolled_back(ROUND)
     assert np.array_equal(agent.residual, BEFORE)
@@ -254,3 +256,11 @@ async def test_rollback_after_a_crash_between_its_own_steps_restores_the_residua
     agent.participant._restore_residual()  # and then the power went
     await agent.participant.rolled_back(ROUND)
     assert np.array_equal(agent.residual, BEFORE)
+
+
+async def test_sum_of_an_epoch_whose_electorate_is_not_known_moves_nothing(agent: Agent) -> None:
+    entries = [agent.entry, *others()]
+    await agent.hear(included(agent.entry, entries))
+    await agent.participant.approved(ROUND, EPOCH + 1, confirmed(entries))
+    assert np.array_equal(agent.residual, BEFORE)
+    assert "unknown_epoch" in agent.noted["participation"]
