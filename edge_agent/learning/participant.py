@@ -383,7 +383,8 @@ class Participant:
         attested = SumAttestation(
             trust.task, pending.round, confirmed.updates_root, confirmed.sum, confirmed.owners, confirmed.weight
         )
-        check_confirmed(trust.domain, attested, confirmed.confirmations, trust.electorate)
+        electorate = self.evidence.electorate_of(pending.epoch)
+        check_confirmed(trust.domain, attested, confirmed.confirmations, electorate)
         leaf = merkle.leaf(update.sender, update.body_digest, update.weight, included.level)
         if not merkle.verify(confirmed.updates_root, leaf, [bytes.fromhex(each) for each in included.proof]):
             raise Refused(Reason.NO_COMMITMENT, "the proof does not lead from our update to the confirmed root")
