@@ -173,13 +173,21 @@ abstract contract Rounds is Consortium {
         view
         returns (QualityVotes.Commitment memory, QualityVotes.Reveal memory)
     {
+        return _voteBy(_key(index), round, accuracy, baseline, approved);
+    }
+
+    function _voteBy(uint256 key, uint64 round, uint32 accuracy, uint32 baseline, bool approved)
+        internal
+        view
+        returns (QualityVotes.Commitment memory, QualityVotes.Reveal memory)
+    {
         Attestations.ModelAttestation memory attestation = rounds.measured(TASK, round);
         (attestation.accuracy, attestation.baseline, attestation.approved) = (accuracy, baseline, approved);
-        bytes memory signature = _signModel(_key(index), attestation);
+        bytes memory signature = _signModel(key, attestation);
         bytes22 digest = bytes22(keccak256(signature));
         return (
-            QualityVotes.Commitment(_validator(index), digest, _signCommitment(_key(index), round, digest)),
-            QualityVotes.Reveal(_validator(index), accuracy, baseline, approved, signature)
+            QualityVotes.Commitment(vm.addr(key), digest, _signCommitment(key, round, digest)),
+            QualityVotes.Reveal(vm.addr(key), accuracy, baseline, approved, signature)
         );
     }
 
