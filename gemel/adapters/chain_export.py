@@ -1,7 +1,7 @@
 """What the chain says of a fleet as one JSON file, for whoever audits it without a node.
 
-Every transaction that left an event of the contracts, as signed bytes, with its receipt and its block. A call's
-arguments stand in the signed bytes, so an auditor need not believe the logs: he compares them with the calls.
+Every transaction that created one of the contracts or left an event of theirs, as signed bytes, with its receipt and
+its block. An auditor need not believe the logs: he runs the signed calls once more (gemel/console/auditor).
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ async def export_chain(node: EvmNode, place: ChainPlace) -> ChainExport:
     """Collect it from a node. Raises ChainUnavailable, Malformed."""
     addresses = tuple(place.contracts.values())
     head = await node.head()
-    digests: dict[Digest, None] = {}  # in the chain's order, each once
+    digests = dict.fromkeys(place.created_in.values())  # each once
     for first in range(place.first_block, head.number + 1, _RANGE):
         last = min(first + _RANGE - 1, head.number)
         for log in await node.logs(addresses, first, last):
             digests[log.transaction] = None
-    receipts = [await _receipt(node, digest) for digest in digests]
+    receipts = sorted([await _receipt(node, digest) for digest in digests], key=lambda each: each.block)
     numbers = sorted({0, head.number, *(receipt.block for receipt in receipts)})
     return ChainExport(
         version=_VERSION,

@@ -9,7 +9,7 @@ import msgspec
 from gemel.adapters.contract_abi import CONTRACTS, DEVICE_REGISTRY, QUALITY_VOTES, ROUND_REGISTRY
 from gemel.errors import ConfigError
 from gemel.wire.eip712 import Domain
-from gemel.wire.types import Address, Count
+from gemel.wire.types import Address, Count, Digest
 
 
 class ChainPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,11 +19,11 @@ class ChainPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chain_id: Count
     first_block: Count  # nothing of ours is below it
     contracts: dict[str, Address]  # by the contract's name
+    created_in: dict[str, Digest]  # the transaction that created each
 
     def __post_init__(self) -> None:
-        missing = sorted(set(CONTRACTS) - self.contracts.keys())
-        if missing or len(self.contracts) != len(CONTRACTS):
-            raise ValueError(f"contracts: exactly {', '.join(CONTRACTS)}; missing: {', '.join(missing) or 'none'}")
+        if not set(CONTRACTS) == self.contracts.keys() == self.created_in.keys():
+            raise ValueError(f"contracts, created_in: exactly {', '.join(CONTRACTS)}")
 
     @property
     def rounds(self) -> Domain:

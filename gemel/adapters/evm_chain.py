@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from gemel.adapters.chain_place import ChainPlace
 from gemel.adapters.contract_abi import (
@@ -18,6 +18,7 @@ from gemel.adapters.contract_abi import (
     decode_event,
 )
 from gemel.adapters.contract_calls import ContractCalls
+from gemel.adapters.contract_records import party_record, round_record, task_record
 from gemel.adapters.event_follower import Follower
 from gemel.adapters.evm_node import Log, Patience
 from gemel.ports import (
@@ -28,9 +29,9 @@ from gemel.ports import (
     PartyRecord,
     Role,
     RoundRecord,
-    RoundState,
     Sent,
     TaskRecord,
+    Verdict,
     VoteRecord,
 )
 from gemel.wire.attestations import Confirmation, SealedVote, Vote
@@ -164,39 +165,11 @@ class EvmChain:
 
     async def task(self, task: str) -> TaskRecord:
         """See `Chain`."""
-        found = await self.calls.call(ROUND_REGISTRY, "task", task_id(task))
-        return TaskRecord(
-            threshold=found["threshold"],
-            max_regression=found["maxRegression"],
-            minimum_owners=found["minimumOwners"],
-            quorum_part=found["quorumPart"],
-            last_round=found["lastRound"],
-            deployment=found["deployment"],
-            model=found["model"],
-            policy=found["policy"],
-        )
+        return task_record(await self.calls.call(ROUND_REGISTRY, "task", task_id(task)))
 
     async def round(self, task: str, round_: int) -> RoundRecord:
         """See `Chain`; `accuracy` and `baseline` are the validators' medians, 0 until there is a verdict."""
-        found = await self.calls.call(ROUND_REGISTRY, "round", task_id(task), round_)
-        return RoundRecord(
-            state=RoundState(found["state"]),
-            base=found["base"],
-            policy=found["policy"],
-            roster_root=found["rosterRoot"],
-            updates_root=found["updatesRoot"],
-            sum_digest=found["sumDigest"],
-            owners=found["owners"],
-            weight=found["weight"],
-            opened=found["opened"],
-            model=found["model"],
-            explanation=found["explanation"],
-            deployment=found["deployment"],
-            accuracy=found["accuracy"],
-            baseline=found["baseline"],
-            epoch=found["epoch"],
-            opened_block=found["openedBlock"],
-        )
+        return round_record(await self.calls.call(ROUND_REGISTRY, "round", task_id(task), round_))
 
     async def ballot(self, task: str, round_: int) -> BallotRecord:
         """See `Chain`."""
@@ -209,6 +182,7 @@ class EvmChain:
             committed=found["committed"],
             revealed=found["revealed"],
             closed=found["closed"],
+            verdict=Verdict(found["verdict"]),
         )
 
     async def vote(self, task: str, round_: int, validator: Address) -> VoteRecord:
@@ -241,7 +215,7 @@ class EvmChain:
 
     async def party(self, address: Address) -> PartyRecord:
         """See `Chain`."""
-        found = _party(await self.calls.call(DEVICE_REGISTRY, "party", address))
+        found = party_record(await self.calls.call(DEVICE_REGISTRY, "party", address))
         return (
             found if found.role is not Role.NONE else PartyRecord(address, found.owner, Role.NONE, found.box, False)
         )
@@ -251,7 +225,7 @@ class EvmChain:
         found: list[PartyRecord] = []
         while True:
             page = await self.calls.call(DEVICE_REGISTRY, "parties", len(found), _PARTIES_PAGE)
-            found.extend(map(_party, page))
+            found.extend(map(party_record, page))
             if len(page) < _PARTIES_PAGE:
                 return found
 
@@ -266,7 +240,3 @@ class EvmChain:
 
     async def _rounds(self, function: str, *arguments: object) -> Sent:
         return await self.calls.send(ROUND_REGISTRY, function, *arguments)
-
-
-def _party(found: dict[str, Any]) -> PartyRecord:
-    return PartyRecord(found["account"], found["owner"], Role(found["role"]), found["box"], found["active"])

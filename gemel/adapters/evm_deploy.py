@@ -26,7 +26,7 @@ from gemel.adapters.evm_node import EvmNode
 from gemel.adapters.evm_transactions import Sender
 from gemel.wire.electorate import QuorumPart
 from gemel.wire.identity import Identity
-from gemel.wire.types import Address, Ppm
+from gemel.wire.types import Address, Digest, Ppm
 
 TOKEN = 10**18  # a whole token in the units of the contract
 _Seconds = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
@@ -71,6 +71,7 @@ async def deploy(
     another chain, ChainReverted, ChainUnavailable.
     """
     contracts: dict[str, Address] = {}
+    created_in: dict[str, Digest] = {}
     async with EvmNode(rpc_url) as node:
         await node.require_chain(chain_id)
         sender = Sender(node, operator, chain_id)
@@ -79,7 +80,7 @@ async def deploy(
         async def create(name: str, *arguments: object) -> Address:
             receipt = await sender.send(f"create {name}", None, load(name).deployment(*arguments))
             assert receipt.created is not None  # the receipt of a creation that succeeded names the contract
-            contracts[name] = receipt.created
+            contracts[name], created_in[name] = receipt.created, receipt.transaction
             return receipt.created
 
         admin = operator.address
@@ -96,7 +97,7 @@ async def deploy(
         await create(MAINTENANCE, devices, assets, admin)
         await create(AUDIT_ANCHORS, admin)
         await create(ADMINISTRATION, terms.administration_delay_s, list(administrators))
-    return ChainPlace(rpc_url, chain_id, first_block, contracts)
+    return ChainPlace(rpc_url, chain_id, first_block, contracts, created_in)
 
 
 def _election_terms(terms: NetworkTerms) -> tuple[int, ...]:

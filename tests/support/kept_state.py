@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
+from gemel.adapters.chain_place import ChainPlace
 from gemel.adapters.evm_chain import EvmChain
 from gemel.adapters.file_blobs import FileBlobs
 from gemel.adapters.key_files import Keys
@@ -26,12 +27,12 @@ from gemel.sealing.candidate import candidate_model
 from gemel.sealing.opener import create_key, open_sum
 from gemel.sealing.work import seal_update, sum_frames
 from gemel.wire import envelope, tensors
-from gemel.wire.attestations import ModelAttestation, SumAttestation, attest
+from gemel.wire.attestations import Confirmation, ModelAttestation, SumAttestation, Vote, attest, seal_vote
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import Kind
 from gemel.wire.messages import Aggregate, Body, Entry, Invitation, Opened, Policy, Roster, encode
 from gemel.wire.trust import Trust
-from gemel.wire.types import NO_DIGEST, Digest, sha256
+from gemel.wire.types import NO_DIGEST, Address, Digest, Ppm, sha256
 from tests.support.chains import running_chain
 from tests.support.plans import OWNERS, plan_of, policy_of
 
@@ -44,7 +45,7 @@ WEIGHTS = (120, 300, 450, 80)
 NOW_MS = 1_700_000_000_000
 DOUBT = 400_000  # how far the first gateway is trusted: two of four levels
 
-Weigh = Callable[[Iterable[Entry], Policy], tuple[Entry, ...]]
+Weigh = Callable[[Iterable[Entry], Policy, Mapping[Address, Ppm]], tuple[Entry, ...]]
 
 
 async def build(directory: Path, weigh: Weigh = admission.weighed) -> None:
@@ -60,11 +61,10 @@ async def build(directory: Path, weigh: Weigh = admission.weighed) -> None:
         trust = await found(directory, plan, keys)
         plan = replace(plan, policy=founding.policy_of(plan, keys))
         place = read_place(directory)
-        contracts = (place.device_registry, place.round_registry)
         parties = ("coordinator", "custodian", "listener")
-        chains = {n: EvmChain(node.url, *contracts, keys[n].identity, plan.chain_id) for n in parties}
+        chains = {name: EvmChain(place, keys[name].identity) for name in parties}
         async with chains["coordinator"], chains["custodian"], chains["listener"]:
-            fleet = Fleet(directory, plan, trust, keys, chains, weigh)
+            fleet = Fleet(directory, plan, trust, place, keys, chains, weigh)
             m0 = await fleet.genesis()
             m1 = await fleet.round(1, m0, deployment=2, accuracies=(610_000, 590_000, 600_000))
             await fleet.round(2, m1, deployment=3, accuracies=(400_000, 410_000, 420_000))
@@ -83,6 +83,7 @@ class Fleet:
     directory: Path
     plan: FleetPlan
     trust: Trust
+    place: ChainPlace
     keys: Mapping[str, Keys]
     chains: Mapping[str, EvmChain]
     weigh: Weigh
@@ -125,7 +126,7 @@ class Fleet:
         await chain.close_list(task, number, root=root)
         await self._say(folder, "roster", Kind.ROSTER, Roster(entries, root), number, base)
 
-        included = self.weigh(entries[:-1], policy)  # the last one never revealed
+        included = self.weigh(entries[:-1], policy, {})  # the last one never revealed
         (folder.frames / entries[-1].device).unlink()
         frames = [(folder.frames / entry.device, entry.level) for entry in included]
         total = sum_frames(key.public_context, policy.sealing, PARAMETERS, frames)
@@ -205,12 +206,12 @@ class Fleet:
         await folder.write(part, envelope.pack(message))
 
     async def _confirm(self, attestation: SumAttestation) -> None:
-        for name in self.plan.validator_names[: self.plan.quorum]:
+        signed = []
+        for name in self.plan.validator_names[:2]:
             identity = self.keys[name].identity
             signature = attest(attestation, self.trust.domain, identity).hex()
-            await self.coordinator.attest_sum(
-                self.plan.task, attestation.round, validator=identity.address, signature=signature
-            )
+            signed.append(Confirmation(identity.address, signature))
+        await self.coordinator.attest_sums(self.plan.task, attestation.round, signed)
 
     async def _vote(
         self,
@@ -222,21 +223,18 @@ class Fleet:
         accuracies: Sequence[int],
         baselines: Sequence[int],
     ) -> None:
+        votes, sealed = [], []
         for name, accuracy, baseline in zip(self.plan.validator_names, accuracies, baselines, strict=True):
             approved = number == 0 or accuracy >= 500_000
             said = ModelAttestation(
                 self.plan.task, number, deployment, parent, model, accuracy, baseline, approved=approved
             )
             identity = self.keys[name].identity
-            await self.coordinator.attest_model(
-                self.plan.task,
-                number,
-                validator=identity.address,
-                accuracy=accuracy,
-                baseline=baseline,
-                approved=approved,
-                signature=attest(said, self.trust.domain, identity).hex(),
-            )
+            signature = attest(said, self.trust.domain, identity).hex()
+            votes.append(Vote(identity.address, accuracy, baseline, approved, signature))
+            sealed.append(seal_vote(votes[-1], self.plan.task, number, self.place.votes, identity))
+        await self.coordinator.commit_votes(self.plan.task, number, sealed)
+        await self.coordinator.reveal_votes(self.plan.task, number, votes)
         await self.coordinator.finalise(self.plan.task, number)
 
     async def _deploy(self, number: int, model: Digest) -> None:

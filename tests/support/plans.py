@@ -25,7 +25,6 @@ task = "condition"
 rpc_url = "http://127.0.0.1:8545"
 chain_id = {CHAIN_ID}
 validators = 3
-quorum = 2
 
 [gate]
 threshold = 300000
@@ -63,7 +62,6 @@ def plan_of(**changes: Any) -> FleetPlan:
         "rpc_url": "http://127.0.0.1:1",
         "chain_id": CHAIN_ID,
         "validators": 3,
-        "quorum": 2,
         "gate": GatePlan(threshold=300_000, max_regression=20_000),
         "policy": POLICY,
         "agents": tuple(AgentPlan(f"gateway-{n}", owner) for n, owner in enumerate(OWNERS, 1)),

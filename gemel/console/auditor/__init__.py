@@ -2,9 +2,9 @@
 
     evidence.py    what lies in the audited directory; the only file here that reads a disk
     book.py        findings, what was not kept, and how many things held
-    gate.py        the contract's verdict, computed once more
-    ledger.py      both contracts replayed from the signed calls
-    chain.py       the kept chain: bytes against hashes, calls against events
+    machine.py     an EVM of our own
+    chain.py       the kept chain: bytes against hashes; every signed call run once more, against the kept logs
+    ledger.py      what the contracts hold then: parties, tasks, rounds, votes
     fleet.py       pinned files against the chain
     case.py        one round: what is kept of it, what the chain says of it
     messages.py    its invitation, roster, aggregate and opening

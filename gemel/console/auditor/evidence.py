@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemel.adapters.chain_export import ChainExport, decode_export
+from gemel.adapters.chain_place import ChainPlace
 from gemel.console.fleet_files import (
     EXPORT_FILE,
     POLICY_FILE,
-    ChainPlace,
     read,
     read_place,
     read_policy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gemel.adapters.contract_abi import ROUND_REGISTRY
 from gemel.console.auditor.book import Book, require
 from gemel.console.auditor.evidence import Evidence
 from gemel.console.auditor.ledger import Ledger, TaskLine
@@ -18,11 +19,13 @@ NOT_COVERED = ("names: the fleet's name and the node's address are signed by nob
 def check_fleet(evidence: Evidence, ledger: Ledger, book: Book) -> TaskLine | None:
     """The task's line in the ledger, or None (and a finding) where the pinned task is not on this chain."""
     trust, policy, place, export = evidence.trust, evidence.policy, evidence.place, evidence.export
-    contracts = (export.chain_id, export.device_registry, export.round_registry)
     with book.checking("pins", CHAIN_FILE):
-        require((place.chain_id, place.device_registry, place.round_registry) == contracts, "names other contracts")
+        require((place.chain_id, place.contracts) == (export.chain_id, export.contracts), "names other contracts")
+        creations = {transaction.hash for transaction in export.transactions}
+        require(creations >= set(place.created_in.values()), "names creations that are not on this chain")
     with book.checking("pins", TRUST_FILE):
-        require((trust.chain_id, trust.registry) == (contracts[0], contracts[2]), "pins another chain or registry")
+        pinned = (export.chain_id, export.contracts.get(ROUND_REGISTRY))
+        require((trust.chain_id, trust.registry) == pinned, "pins another chain or registry")
     with book.checking("pins", POLICY_FILE):
         require(encode(policy) == evidence.policy_bytes, "not in the canonical form that its digest is taken of")
     _check_parties(trust, ledger, book)
@@ -33,8 +36,8 @@ def check_fleet(evidence: Evidence, ledger: Ledger, book: Book) -> TaskLine | No
         book.fault(TRUST_FILE, f"there is no task {trust.task} on this chain")
         return None
     with book.checking("pins", TRUST_FILE):
-        quorum = task.record.quorum
-        require(trust.quorum == quorum, f"pins a quorum of {trust.quorum}, the contract's is {quorum}")
+        epoch = trust.electorate.epoch
+        require(trust.electorate == ledger.electorate(task, epoch), f"pins others than epoch {epoch} elected")
     with book.checking("pins", POLICY_FILE):
         minimum = task.record.minimum_owners
         require(policy.minimum_owners == minimum, f"asks for {policy.minimum_owners} owners, the contract {minimum}")

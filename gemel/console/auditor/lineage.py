@@ -58,13 +58,15 @@ def lineage_of(task: TaskLine) -> tuple[Ancestor, ...]:
 
 
 def check_lineage(task: TaskLine, evidence: Evidence, book: Book) -> None:
-    """Deployment numbers rise by one from M0 on, each parent is the model before, and the kept bytes are theirs."""
+    """Deployment numbers rise, each parent is the last model that was not given up, and the kept bytes are theirs."""
     parent, number = NO_DIGEST, 0
     for ancestor in lineage_of(task):
         with book.checking("lineage", "chain-export.json", ancestor.round):
-            require(ancestor.deployment == number + 1, f"deployment {ancestor.deployment} follows {number}")
+            require(ancestor.deployment > number, f"deployment {ancestor.deployment} follows {number}")
             require(ancestor.parent == parent, f"{ancestor.model[:12]} does not come from the model before it")
-        parent, number = ancestor.model, ancestor.deployment
+        number = ancestor.deployment
+        if ancestor.model not in task.rolled_back:
+            parent = ancestor.model
     for round_, line in task.rounds.items():
         if line.record.model != NO_DIGEST and evidence.blob(line.record.model) is None:
             where = evidence.name(evidence.blob_path(line.record.model))
