@@ -8,6 +8,7 @@ import subprocess
 from enum import IntEnum
 from pathlib import Path
 
+import msgspec
 import pytest
 from eth_hash.auto import keccak
 
@@ -83,6 +84,21 @@ def test_attestation_types_are_the_same_text_in_solidity() -> None:
         assert f'"{expected}"' in source
 
 
+@pytest.mark.parametrize(
+    ("contract", "variable"), [("DeviceRegistry", "devices"), ("RoundRegistry", "rounds"), ("Administration", "it")]
+)
+def test_every_function_that_changes_something_is_among_the_calls_that_nobody_without_right_may_make(
+    contract: str, variable: str
+) -> None:
+    source = (CONTRACTS / "test/Rights.invariant.t.sol").read_text()
+    abi = msgspec.json.decode((CONTRACTS / "generated" / f"{contract}.json").read_bytes())["abi"]
+    changing = {
+        each["name"] for each in abi if each["type"] == "function" and each["stateMutability"] not in ("view", "pure")
+    }
+    assert changing
+    assert changing == set(re.findall(rf"abi\.encodeCall\({variable}\.(\w+),", source))
+
+
 def test_merkle_vectors_in_forges_test_are_those_of_python() -> None:
     source = (CONTRACTS / "test/AuditAnchors.t.sol").read_text()
     vectors = dict(re.findall(r"bytes32 private constant (\w+) = 0x([0-9a-f]{64});", source))
@@ -116,6 +132,16 @@ def test_every_call_of_the_port_has_its_function() -> None:
     functions = load(ROUND_REGISTRY).functions.keys()
     calls = {
         *("createTask", "proposeGenesis", "openRound", "closeList", "proposeSum", "attestSums", "recordOpening"),
-        *("proposeCandidate", "finalise", "recordDeployed", "rollBack", "abort", "bind", "setPolicy", "task", "round"),
+        *(
+            "proposeCandidate",
+            "finalise",
+            "recordDeployed",
+            "rollBack",
+            "abort",
+            "bind",
+            "setPolicy",
+            "task",
+            "round",
+        ),
     }
     assert calls <= functions
