@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from coordinator.ballot_checks import Domains
+from coordinator.ballots import Ballots
 from coordinator.driver import Driver
 from coordinator.letters import Letters
 from coordinator.model_desk import ModelDesk
@@ -9,7 +11,8 @@ from coordinator.office import Office
 from coordinator.requesting import RequestDesk
 from coordinator.service import Service, performers
 from coordinator.settings import CoordinatorSettings
-from coordinator.votes import Votes
+from gemel.adapters import contract_abi
+from gemel.adapters.evm_trust import EvmTrust
 from gemel.adapters.file_blobs import FileBlobs
 from gemel.exchange.chain_watch import AnyOf
 from gemel.exchange.opened_sums import OpenedSums
@@ -19,7 +22,6 @@ from gemel.host.party import read_policy, read_statistics, serve_transfers
 from gemel.host.service import Host, run_configured
 from gemel.host.workers import Workers
 from gemel.learning.task import load_task
-from gemel.wire.eip712 import task_id
 
 
 async def main(host: Host[CoordinatorSettings]) -> None:
@@ -28,7 +30,17 @@ async def main(host: Host[CoordinatorSettings]) -> None:
     task = load_task(settings.task)
     async with open_chain_party(host) as opened, Workers() as workers, Background() as background:
         party, policy = opened.party, read_policy(settings.policy_file, task)
-        votes = Votes(task_id(party.trust.task))
+        place, scores = opened.calls.place, EvmTrust(opened.calls)
+        ballots = Ballots(
+            party.post,
+            opened.chain,
+            scores,
+            opened.watch,
+            party.electorates,
+            party.records,
+            Domains(place.rounds, place.votes, place.domain(contract_abi.TRUST)),
+            current=lambda: driver.round.number if driver.round else 0,
+        )
         office = Office(
             post=party.post,
             transfers=party.transfers,
@@ -37,7 +49,9 @@ async def main(host: Host[CoordinatorSettings]) -> None:
             watch=opened.watch,
             agents=opened.agents,
             validators=opened.validators,
-            votes=votes,
+            electorates=party.electorates,
+            scores=scores,
+            ballots=ballots,
             blobs=FileBlobs(settings.state_dir / "blobs"),
             workers=workers,
             task=task,
@@ -63,11 +77,12 @@ async def main(host: Host[CoordinatorSettings]) -> None:
         )
         desk = ModelDesk(office)
         service = Service(office, driver, RequestDesk(office, party.records))
-        follow_chain(background, opened, votes.on_event)
+        follow_chain(background, opened)
         custodians = party.trust.custodian_addresses
         await serve_transfers(background, party, AnyOf(opened.agents, opened.validators, custodians), desk.requested)
         await service.listen()
         background.start(desk.run(), "model desk")
+        background.start(ballots.run(), "ballots")
         background.start(service.run(), "rounds")
         host.ready()
         await host.stopping.wait()

@@ -12,6 +12,7 @@ from coordinator.machine import Event, Round
 from coordinator.office import Office
 from gemel.errors import IllegalEvent, PeerError, Refused
 from gemel.exchange import admission
+from gemel.exchange.device_results import scores_at
 from gemel.exchange.frame_intake import Intake, add_up, take_in
 from gemel.exchange.post import reason_of
 from gemel.ports import RoundState
@@ -77,7 +78,9 @@ async def _collect(
 
 async def add_frames(office: Office, round_: Round) -> Event:
     """Weigh the updates, and add the ciphertexts in a worker; whoever is left out is told why."""
-    included = admission.weighed(round_.included, office.policy)
+    devices, opened_block = sorted(round_.taken), (await office.on_chain(round_)).opened_block
+    scores = await scores_at(office.scores, office.policy, devices, opened_block)
+    included = admission.weighed(round_.included, office.policy, scores)
     await _say_who_is_left_out(office, round_, included)
     owners = round_.distinct_owners(frozenset(entry.device for entry in included))
     if owners < round_.minimum_owners:

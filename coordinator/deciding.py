@@ -12,6 +12,7 @@ from coordinator.office import Office
 from gemel.errors import ChainReverted, Malformed, Refused
 from gemel.exchange import admission
 from gemel.exchange.chain_watch import RoundEnded
+from gemel.exchange.electorates import electorate_of
 from gemel.exchange.opened_sums import SealedSum
 from gemel.learning.measuring import Report, examine
 from gemel.ports import RoundState
@@ -22,7 +23,7 @@ from gemel.wire.messages import Candidate, encode
 from gemel.wire.reasons import Reason
 from gemel.wire.types import Digest, ppm, sha256
 
-VOTES_GRACE_S = 10.0  # how long a quorum waits for a vote that is still missing
+SAY_AGAIN_S = 10.0  # between two words on where M0 is
 
 log = structlog.get_logger(__name__)
 
@@ -78,31 +79,43 @@ async def measure(office: Office, round_: Round) -> Event:
 
 
 async def await_verdict(office: Office, round_: Round) -> Event:
-    """Wait for the votes, ask the contract to decide, and read what it decided."""
-    m0 = await _wrapped_m0(office, round_.model) if round_.number == 0 else None
+    """Wait until the ballot can be closed, have the contract decide, and read what it decided."""
+    number = round_.number
+    m0 = await _wrapped_m0(office, round_.model) if number == 0 else None
+
+    async def can_close() -> bool:
+        ballot = await office.chain.ballot(office.name, number)
+        decided = (await office.on_chain(round_)).state != RoundState.MEASURED
+        return decided or ballot.can_close(await office.watch.now_s())
+
     while (await office.on_chain(round_)).state == RoundState.MEASURED:
         if m0 is not None:  # said again until there is a verdict: a validator may have come late
-            topic = office.post.topics.candidate
-            await office.post.say(topic, Kind.CANDIDATE, encode(m0), policy=round_.policy)
-        await office.votes.all_of(len(office.validators), round_.number, VOTES_GRACE_S)
-        try:
-            await office.chain.finalise(office.name, round_.number)
-        except ChainReverted as error:
-            log.info("no verdict yet", number=round_.number, why=str(error))
-            await office.post.clock.sleep(1.0)
+            await office.post.say(office.post.topics.candidate, Kind.CANDIDATE, encode(m0), policy=round_.policy)
+        if await office.watch.within(SAY_AGAIN_S, can_close):
+            await _finalise(office, number)
     record = await office.on_chain(round_)
     if record.state in (RoundState.APPROVED, RoundState.DEPLOYED, RoundState.ROLLED_BACK):
         return machine.Approved(record.deployment, record.accuracy, record.baseline)
     if record.state == RoundState.REJECTED:
-        reason = await office.votes.reason(round_.number)
-        return machine.Rejected(record.accuracy, record.baseline, reason)
-    raise RoundEnded(round_.number, record.state)
+        verdict = (await office.chain.ballot(office.name, number)).verdict
+        return machine.Rejected(record.accuracy, record.baseline, verdict.name.lower().replace("_", " "))
+    raise RoundEnded(number, record.state)
+
+
+async def _finalise(office: Office, number: int) -> None:
+    try:
+        await office.chain.finalise(office.name, number)
+    except ChainReverted as error:  # somebody was faster, or the chain's clock is behind ours
+        log.info("no verdict yet", number=number, why=str(error))
+        await office.post.clock.sleep(1.0)
 
 
 async def _wrapped_m0(office: Office, model: Digest) -> Candidate:
-    """M0 for the validators; every later candidate they compute themselves."""
+    """M0 for the round's validators; every later candidate they compute themselves."""
+    epoch = (await office.chain.round(office.name, 0)).epoch
+    electorate = await electorate_of(office.electorates, office.chain, epoch)
     data = await office.blobs.get(model)
-    wrapped = await asyncio.to_thread(boxes.wrap, data, [each.box for each in office.post.trust.validators])
+    wrapped = await asyncio.to_thread(boxes.wrap, data, [seat.box for seat in electorate.members])
     return Candidate(model, await office.transfers.offer(wrapped))
 
 
@@ -143,5 +156,6 @@ async def clean_up(office: Office, round_: Round) -> None:
     await office.transfers.drop_unfinished()
     await office.mailbox.clear_through(round_.number)
     await office.letters.clear_through(round_.number)
+    await office.ballots.clear_through(round_.number)
     if not office.plan.keep_frames:
         await office.folder(round_).drop_spool()

@@ -10,7 +10,7 @@ from coordinator import machine
 from coordinator.driver import Driver
 from coordinator.machine import Event, Round, State
 from coordinator.office import Office
-from gemel.errors import IllegalEvent, PeerError, Refused
+from gemel.errors import ConfigError, IllegalEvent, PeerError, Refused
 from gemel.exchange import admission
 from gemel.exchange.admission import Terms
 from gemel.exchange.round_contexts import announced_context
@@ -31,7 +31,8 @@ log = structlog.get_logger(__name__)
 
 
 async def genesis(office: Office) -> Round:
-    """Round 0: make M0 and propose it."""
+    """Round 0: make M0 and propose it. Raises ConfigError for another policy than the task's."""
+    await _require_policy(office)
     m0 = await office.workers.run(initial_model, office.task_path, office.plan.seed, office.statistics)
     model = await office.blobs.put(m0)
     if (await office.chain.round(office.name, 0)).state == RoundState.NONE:
@@ -43,11 +44,15 @@ async def genesis(office: Office) -> Round:
 async def begin(office: Office, number: int, base: Digest) -> Round | None:
     """Open a round on chain and wait for its sealing context; None (and aborted) where none comes.
 
-    Raises ConfigError, before anybody trains, for a policy over budget.
+    Raises ConfigError, before anybody trains, for a policy over budget, or another than the task's.
     """
     policy = office.policy
+    await _require_policy(office)
     await _record_budget(office, number)
     await office.watch.refresh_parties()
+    suspended = await office.scores.below_floor(tuple(office.agents.records))
+    if suspended:
+        log.warning("suspended devices take no part", number=number, devices=sorted(suspended))
     await office.chain.open_round(office.name, number, base=base, policy=policy.digest)
     began_ms = office.post.clock.now_ms()
     try:
@@ -64,13 +69,22 @@ async def begin(office: Office, number: int, base: Digest) -> Round | None:
         base=base,
         policy=policy.digest,
         context=context,
-        expected=min(len(office.agents), policy.sealing.contributors),
+        suspended=suspended,
+        expected=min(len(office.agents) - len(suspended), policy.sealing.contributors),
         minimum_owners=policy.minimum_owners,
         commit_until_ms=commit_until_ms,
         reveal_until_ms=reveal_until_ms,
         decide_until_ms=reveal_until_ms + office.plan.decide_s * 1000,
         entered_ms={State.OPEN: began_ms},
     )
+
+
+async def _require_policy(office: Office) -> None:
+    """The contract would refuse the round (PolicyDiffers)."""
+    held, ours = (await office.chain.task(office.name)).policy, office.policy.digest
+    if held != ours:
+        allowed = f"the policy that the chain holds task {office.name} to, {held}; the file's is {ours}"
+        raise ConfigError("settings", "policy_file", allowed)
 
 
 async def _record_budget(office: Office, number: int) -> None:
@@ -120,6 +134,8 @@ async def on_commitment(office: Office, driver: Driver, message: Envelope) -> No
     try:
         if round_ is None or round_.state in machine.FINAL or number != round_.number:
             raise Refused(Reason.STALE_ROUND, f"round {number} is not the one that is open")
+        if device in round_.suspended:
+            raise Refused(Reason.SUSPENDED, "its trust is below the floor; time alone brings it back")
         entry = admission.read_commitment(message, office.terms(round_), office.agents)
         if round_.entries.get(device) == entry:
             return  # the very same again: QoS 1 may repeat

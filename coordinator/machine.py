@@ -80,6 +80,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     base: Digest
     policy: Digest
     context: Transfer | None = None  # the public sealing context
+    suspended: frozenset[Address] = frozenset()  # devices whose trust is below the floor: not in this round
     expected: int = 0  # commitments after which the list closes early
     minimum_owners: int = 1
     commit_until_ms: int = 0

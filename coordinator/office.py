@@ -9,14 +9,15 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from coordinator.ballots import Ballots
 from coordinator.driver import as_json
 from coordinator.letters import Letters
 from coordinator.machine import Round
 from coordinator.settings import RoundSection
-from coordinator.votes import Votes
 from gemel.errors import BusUnavailable, PeerError
 from gemel.exchange.admission import Terms
 from gemel.exchange.chain_watch import ChainWatch, Parties
+from gemel.exchange.electorates import Electorates
 from gemel.exchange.mailbox import Mailbox
 from gemel.exchange.opened_sums import OpenedSums
 from gemel.exchange.post import Post, detail_of, reason_of
@@ -25,6 +26,7 @@ from gemel.exchange.transfers import Transfers
 from gemel.host.workers import Workers
 from gemel.learning.task import Task
 from gemel.ports import Blobs, Chain, RoundRecord
+from gemel.ports.trust_scores import TrustScores
 from gemel.wire import envelope
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import Kind
@@ -47,7 +49,9 @@ class Office:
     watch: ChainWatch
     agents: Parties
     validators: Parties
-    votes: Votes
+    electorates: Electorates
+    scores: TrustScores
+    ballots: Ballots
     blobs: Blobs
     workers: Workers
     task: Task

@@ -43,7 +43,7 @@ def performers(office: Office, driver: Driver) -> dict[type[machine.Effect], Per
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Hears agents and custodians, and runs rounds."""
+    """Hears agents, custodians and validators, and runs rounds."""
 
     office: Office
     driver: Driver
@@ -66,6 +66,8 @@ class Service:
         await post.hear(post.topics.key_total(), Kind.KEY_TOTAL, custodians, mailbox.put)
         await post.hear(post.topics.context(), Kind.CONTEXT, custodians, mailbox.put)
         await post.hear(post.topics.opened(), Kind.OPENED, custodians, mailbox.put)
+        await self.office.ballots.restore()
+        await post.hear(post.topics.ballot(), Kind.BALLOT, self.office.validators, self.office.ballots.put)
 
     async def run(self) -> None:
         """Rounds without end, or as many as planned; goes on with a round that a crash interrupted."""

@@ -11,9 +11,7 @@ reference_file = "/etc/gemel/coordinator/reference.npz"
 url = "mqtts://broker:8883"
 
 [chain]
-rpc_url = "http://127.0.0.1:8545"
-device_registry = "0x…"
-round_registry = "0x…"
+file = "/etc/gemel/chain.json"
 
 [rounds]
 pause_s = 600

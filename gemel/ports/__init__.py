@@ -37,6 +37,7 @@ from gemel.ports.chain import (
     RoundState,
     Sent,
     TaskRecord,
+    Verdict,
     VoteRecord,
 )
 from gemel.ports.clock import Clock
@@ -85,6 +86,7 @@ __all__ = [
     "TwinRevision",
     "TwinStore",
     "Upkeep",
+    "Verdict",
     "VoteRecord",
     "Will",
 ]

@@ -87,6 +87,15 @@ class RoundRecord(msgspec.Struct, frozen=True):
     opened_block: Count  # the block that the round was opened in
 
 
+class Verdict(IntEnum):
+    """What the gate says of a ballot that is closed; in the contract's words (contracts/src/QualityGate.sol)."""
+
+    APPROVED = 0
+    NO_QUORUM = 1
+    BELOW_THRESHOLD = 2
+    REGRESSION = 3
+
+
 class BallotRecord(msgspec.Struct, frozen=True):
     """The vote on a candidate: committed, then revealed, then closed (contracts/src/QualityVotes.sol)."""
 
@@ -97,6 +106,7 @@ class BallotRecord(msgspec.Struct, frozen=True):
     committed: Count
     revealed: Count
     closed: bool
+    verdict: Verdict  # once it is closed
 
     def is_committing(self, now_s: int) -> bool:
         """Whether commitments are still taken, and therefore no vote is shown yet."""
