@@ -12,10 +12,10 @@ from typing import NamedTuple, Protocol
 
 import structlog
 
-from gemel.errors import ChainReverted, GemelError
+from gemel.errors import ChainReverted, GemelError, Malformed
 from gemel.exchange.deployment_log import DeploymentLog
 from gemel.ports import Anchors, Clock
-from gemel.wire.logs import DEPLOYMENT_LOG, root_of
+from gemel.wire.logs import DEPLOYMENT_LOG, number_of, root_of
 from gemel.wire.types import Count, Digest
 
 LOOK_S = 1.0
@@ -63,7 +63,12 @@ class OwnLog:
     async def next_range(self, after: Count) -> Range | None:
         """See `AnchoredLog`."""
         entries = self.entries.after(after, MOST_ENTRIES)
-        return Range(after + 1, after + len(entries), root_of(entries)) if entries else None
+        if not entries:
+            return None
+        last = after + len(entries)
+        if [number_of(entry) for entry in entries] != list(range(after + 1, last + 1)):
+            raise Malformed("our log of deployments", f"it does not go on after entry {after}, which the chain has")
+        return Range(after + 1, last, root_of(entries))
 
 
 @dataclass(slots=True)

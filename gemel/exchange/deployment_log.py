@@ -36,8 +36,8 @@ class DeploymentLog:
 
     def __init__(self, task: str, entries: Sequence[bytes], anchored: int, records: Records, clock: Clock) -> None:
         self._task, self._records, self._clock = task, records, clock
-        self._entries = list(entries)
         kept = [decode(DeploymentEntry, entry) for entry in entries]
+        self._entries = [(entry.sequence, raw) for entry, raw in zip(kept, entries, strict=True)]
         self._said = {entry.message for entry in kept}
         self.last = max(anchored, kept[-1].sequence if kept else 0)  # number of the newest entry
         self._turn = asyncio.Lock()
@@ -67,14 +67,13 @@ class DeploymentLog:
             )
             raw = encode(entry)
             await self._records.put(KIND, f"{entry.sequence:020d}", raw)
-            self._entries.append(raw)
+            self._entries.append((entry.sequence, raw))
             self._said.add(message)
             self.last = entry.sequence
 
     def after(self, number: int, limit: int) -> Sequence[bytes]:
         """At most `limit` entries above `number`, in order."""
-        beyond = max(0, self.last - number)
-        return self._entries[max(0, len(self._entries) - beyond) :][:limit]
+        return [raw for sequence, raw in self._entries if sequence > number][:limit]
 
 
 async def read_entries(records: Records) -> Sequence[bytes]:

@@ -9,11 +9,13 @@ from eth_utils import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemel.wire import attestations, envelope, sharing
+from gemel.wire import attestations, envelope, sharing, upkeep
 from gemel.wire.attestations import ModelAttestation, SumAttestation
 from gemel.wire.eip712 import Domain, task_id, word
 from gemel.wire.envelope import Kind, sign
+from gemel.wire.identity import recover
 from gemel.wire.sharing import Grant, grant_hash, grant_id, revocation_hash
+from gemel.wire.upkeep import OrderState, Step, sign_alert, sign_step
 from tests.support.parties import identity
 
 DIGESTS = st.binary(min_size=32, max_size=32).map(bytes.hex)
@@ -104,6 +106,23 @@ def test_grant_is_named_by_its_struct_hash_whatever_the_contract() -> None:
     grant = Grant("0x" + "ab" * 20, "0x" + "cd" * 20, "gemel/v1/bonn/twin/rig-1/+", 1_000, 2_000)
     domain = Domain(1, "0x" + "ef" * 20)
     assert keccak(b"\x19\x01" + domain.separator + bytes.fromhex(grant_id(grant, 7))) == grant_hash(grant, 7, domain)
+
+
+@given(DOMAINS, DIGESTS, DIGESTS, COUNTS, st.sampled_from(OrderState))
+def test_maintenance_steps_and_alerts_are_signed_over_what_eth_account_hashes(
+    domain: Domain, order: str, report: str, time_s: int, state: OrderState
+) -> None:
+    author = identity(5)
+    values: dict[str, object] = {"order": bytes.fromhex(order), "state": int(state), "time": time_s}
+    values["report"] = bytes.fromhex(report)
+    signature = sign_step(author, domain, order, state, Step(author.address, time_s, report))
+    assert recover(by_eth_account(domain, upkeep._STEP_TYPE, values), bytes.fromhex(signature)) == author.address
+
+    alert = sign_alert(author, domain, site="bonn", asset="rig-1", alert="hot-1@5", time_s=time_s, report=report)
+    values = {"asset": keccak(b"gemel/v1/bonn/twin/rig-1"), "alert": keccak(b"hot-1@5"), "time": time_s}
+    values["report"] = bytes.fromhex(report)
+    signed = by_eth_account(domain, upkeep._ALERT_TYPE, values)
+    assert recover(signed, bytes.fromhex(alert.signature)) == author.address
 
 
 @pytest.mark.parametrize(
