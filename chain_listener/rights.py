@@ -26,7 +26,8 @@ CAUSES = frozenset(
 )
 
 MOST_CAUSES = 1000  # that are remembered while chain or broker is away; what is lost only goes unsaid
-_FOR_MANY = frozenset({"AssetAssigned", "EpochClosed"})
+EVENT_LAG_S = 1.0  # what is read may be ahead of its event by so much
+NO_EVENT = "no event of the chain"
 
 log = structlog.get_logger(__name__)
 
@@ -68,8 +69,15 @@ class RightsKeeper:
                 await self._clock.sleep(RETRY_S)
                 continue
             otherwise = self._without_event(before)
+            if otherwise == NO_EVENT and not all(_because(difference, causes) for difference in mended):
+                await self._moved_within(EVENT_LAG_S)
+                causes += tuple(self._causes)
             for difference in mended:
-                log.info("rights mended", difference=str(difference), **_because(difference, causes, otherwise))
+                log.info(
+                    "rights mended",
+                    difference=str(difference),
+                    **_because(difference, causes) or {"cause": otherwise},
+                )
             self._say_refused(wanted.refused)
             before = wanted
             await self._wait(wanted.next_change_ms)
@@ -78,14 +86,17 @@ class RightsKeeper:
         if before is None:
             return "start"
         due = before.next_change_ms is not None and before.next_change_ms <= self._clock.now_ms()
-        return "a grant began or ended" if due else "none on the chain"
+        return "a grant began or ended" if due else NO_EVENT
 
     async def _wait(self, next_change_ms: Millis | None) -> None:
         wait_s = self._every_s
         if next_change_ms is not None:
             wait_s = min(wait_s, max(0, next_change_ms - self._clock.now_ms()) / 1000)
+        await self._moved_within(wait_s)
+
+    async def _moved_within(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout(seconds):
                 await self._moved.wait()
 
     def _say_refused(self, refused: Sequence[tuple[Grant, Refused]]) -> None:
@@ -95,14 +106,21 @@ class RightsKeeper:
         self._refused = now
 
 
-def _because(difference: Difference, causes: Sequence[ChainEvent], otherwise: str) -> dict[str, object]:
-    """What brought a difference about: the events that name the user, else those that concern more than they name."""
-    named = [event for event in causes if difference.user in event.values.values()]
-    events = named or [event for event in causes if event.name in _FOR_MANY]
+def _because(difference: Difference, causes: Sequence[ChainEvent]) -> dict[str, object]:
+    """The events that brought a difference about; empty where there are none."""
+    events = [event for event in causes if _concerns(event, difference)]
     if not events:
-        return {"cause": otherwise}
+        return {}
     return {
         "cause": ", ".join(f"{event.name} retracted" if event.retracted else event.name for event in events),
         "transaction": ", ".join(event.transaction for event in events),
         "block": max(event.block for event in events),
     }
+
+
+def _concerns(event: ChainEvent, difference: Difference) -> bool:
+    if event.name == "AssetAssigned":
+        return f"/{event.values['site']}/twin/{event.values['name']}/" in str(difference)
+    if event.name == "EpochClosed":
+        return "/learning/" in str(difference)
+    return difference.user in event.values.values()
