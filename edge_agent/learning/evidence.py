@@ -7,6 +7,7 @@ keep messages back, and then the evidence grows old, which is shown.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Self
 
 import structlog
@@ -108,13 +109,11 @@ class Evidence:
         self._heard.set()
 
     async def _take_waiting(self) -> None:
-        """In order, up to one that is not signed by those whom we know."""
+        """In order; what is not signed by those whom we know waits on."""
         for epoch, handover in sorted(self._waiting.items()):
-            try:
+            with contextlib.suppress(Refused):
                 await self._electorates.take(handover)
-            except Refused as error:
-                log.debug("handover waits", epoch=epoch, why=str(error))
-            else:
+            if self._electorates.knows(epoch):
                 self._waiting.pop(epoch, None)
 
     async def _gather(self) -> None:

@@ -6,7 +6,6 @@ before signed (`take`). Both end in the same memory, which `Post.trust` answers 
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -37,7 +36,6 @@ class Electorates:
         self._known = {trust.electorate.epoch: trust.electorate}
         self.pinned_epoch = trust.electorate.epoch
         self._trust = trust
-        self._changed = asyncio.Condition()
 
     @classmethod
     async def load(cls, records: Records, trust: Trust) -> Electorates:
@@ -76,11 +74,9 @@ class Electorates:
             raise Refused(Reason.UNKNOWN_EPOCH, f"who votes in epoch {epoch} is not known here, only of {known}")
         return self._known[epoch]
 
-    async def reached(self, epoch: int) -> Electorate:
-        """The electorate in force, once it is of `epoch` or a later one."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self.current.epoch >= epoch)
-            return self.current
+    def knows(self, epoch: int) -> bool:
+        """Whether `of_epoch` has an answer."""
+        return epoch in self._known
 
     async def adopt(self, electorate: Electorate) -> None:
         """What our own node says, whatever was known before. Raises StoreUnavailable."""
@@ -121,10 +117,8 @@ class Electorates:
 
     async def _keep(self, electorate: Electorate) -> None:
         await self._records.put(_KIND, f"{electorate.epoch:020d}", encode(electorate))
-        async with self._changed:
-            self._known[electorate.epoch] = electorate
-            self._follow()
-            self._changed.notify_all()
+        self._known[electorate.epoch] = electorate
+        self._follow()
 
     def _follow(self) -> None:
         latest = self._known[max(self._known)]

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from gemel.adapters.clock import SystemClock
 from gemel.exchange.post import Post
-from gemel.ports import Clock
+from gemel.ports import BusMessage, Clock, Handler
+from gemel.wire import envelope
 from gemel.wire.boxes import box_key
 from gemel.wire.electorate import Electorate, Member
 from gemel.wire.envelope import Envelope, Kind
@@ -24,6 +25,25 @@ NOW_MS = 1_800_000_000_000
 
 class NoBus:
     """For who only signs."""
+
+
+class Air:
+    """A bus on which a test hands out messages itself."""
+
+    connected = True
+
+    def __init__(self) -> None:
+        self._handlers: list[tuple[str, Handler]] = []
+
+    async def subscribe(self, topic_filter: str, handler: Handler, **_options: object) -> None:
+        self._handlers.append((topic_filter.replace("+", ""), handler))
+
+    async def hand_out(self, topic: str, message: Envelope) -> None:
+        """To whoever subscribed to that branch."""
+        payload = envelope.pack(message)
+        for prefix, handler in self._handlers:
+            if topic.startswith(prefix):
+                await handler(BusMessage(topic, payload))
 
 
 def electorate(
