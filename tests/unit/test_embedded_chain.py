@@ -212,6 +212,21 @@ def test_revert_carries_the_contracts_bytes_and_a_sent_one_fails_in_its_block(rp
     assert call_rpc(rpc, "eth_getTransactionReceipt", sent)["result"]["status"] == "0x0"
 
 
+# reverts while the block's time is below the word that it is called with
+_NOT_BEFORE = bytes.fromhex("600c8060095f395ff3" + "5f354210600857005b5f5ffd")
+
+
+def test_gas_is_estimated_as_of_the_time_of_the_next_block(rpc: Rpc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has sent anything for an hour: what was to wait for that long can be sent all the same."""
+    digest = call_rpc(rpc, "eth_sendRawTransaction", transfer(data=_NOT_BEFORE, gas=200_000, to=None))["result"]
+    contract = call_rpc(rpc, "eth_getTransactionReceipt", digest)["result"]["contractAddress"]
+    head_s = int(call_rpc(rpc, "eth_getBlockByNumber", "latest", False)["result"]["timestamp"], 16)
+    call = {"from": OWNER.address, "to": contract, "data": "0x" + (head_s + 3600).to_bytes(32, "big").hex()}
+    assert call_rpc(rpc, "eth_estimateGas", call)["error"]["code"] == 3
+    monkeypatch.setattr("gemel.embedded.chain.node.time.time", lambda: head_s + 3600.0)
+    assert "result" in call_rpc(rpc, "eth_estimateGas", call)
+
+
 def test_call_that_runs_out_of_gas_says_so(rpc: Rpc) -> None:
     deployment = load(DEVICE_REGISTRY).deployment(OWNER.address)
     error = call_rpc(rpc, "eth_call", {"data": "0x" + deployment.hex(), "gas": hex(200_000)})["error"]

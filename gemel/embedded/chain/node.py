@@ -111,10 +111,7 @@ class Node:
         transaction = self._decode(raw)
         try:
             with self._store.transaction():
-                self._chain.header = self._chain.header.copy(
-                    # whole seconds that rise with every block: a burst of blocks runs ahead of the clock
-                    timestamp=max(int(time.time()), self.head.timestamp + 1)
-                )
+                self._chain.header = self._chain.header.copy(timestamp=self._next_timestamp())
                 _, receipt, _ = self._chain.apply_transaction(transaction)
                 # blob gas and mix hash are header fields of the protocol that mean nothing on one machine
                 self._chain.mine_block(coinbase=ZERO_ADDRESS, mix_hash=keccak(self.head.hash), blob_gas_used=0)
@@ -129,6 +126,10 @@ class Node:
                 raise InvalidTransaction(str(error)) from error
             raise
         return block
+
+    def _next_timestamp(self) -> int:
+        """Whole seconds that rise with every block: a burst of blocks runs ahead of the clock."""
+        return max(int(time.time()), int(self.head.timestamp) + 1)
 
     def _decode(self, raw: bytes) -> SignedTransactionAPI:
         try:
@@ -178,20 +179,22 @@ class Node:
 
     def call(self, sender: bytes, to: bytes, data: bytes, value: int, gas: int, number: int) -> bytes:
         """What a call returns on top of block `number`; nothing is kept. Raises Reverted or CallFailed."""
-        return bytes(self._execute(sender, to, data, value, gas, number)[1].output)
+        return bytes(self._execute(sender, to, data, value, gas, self._header(number))[1].output)
 
     def estimate_gas(self, sender: bytes, to: bytes, data: bytes, value: int, gas: int, number: int) -> int:
-        """Enough gas for this transaction. Raises Reverted or CallFailed."""
-        transaction, computation = self._execute(sender, to, data, value, gas, number)
+        """Enough gas for this transaction in the block that comes next. Raises Reverted or CallFailed."""
+        header = self._header(number)
+        if number == self.block_number():  # a block is made when something is sent: the head's time may be long ago
+            header = header.copy(timestamp=self._next_timestamp())
+        transaction, computation = self._execute(sender, to, data, value, gas, header)
         tokens = 4 * len(data) - 3 * data.count(0)
         floor = 21_000 + 10 * tokens  # EIP-7623: call data has a least price
         used = transaction.intrinsic_gas + computation.get_gas_used()
         return int(max(used, floor) * 17 // 16)  # an inner call may use no more than 63/64 of what is left
 
     def _execute(
-        self, sender: bytes, to: bytes, data: bytes, value: int, gas: int, number: int
+        self, sender: bytes, to: bytes, data: bytes, value: int, gas: int, header: BlockHeaderAPI
     ) -> tuple[SpoofTransaction, ComputationAPI]:
-        header = self._header(number)
         vm = self._chain.get_vm(header)
         unsigned = vm.create_unsigned_transaction(
             nonce=vm.state.get_nonce(sender), gas_price=0, gas=gas, to=to, value=value, data=data
