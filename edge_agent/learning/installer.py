@@ -30,7 +30,9 @@ from gemel.wire.reasons import Reason
 
 PULL_S = 60.0
 RETRY_S = 5.0
-MAY_COME_YET = frozenset({Reason.MISSING, Reason.UNKNOWN_EPOCH})  # the bytes, or who voted
+MAY_COME_YET = frozenset(
+    {Reason.MISSING, Reason.UNKNOWN_EPOCH, Reason.CONTRADICTED}
+)  # bytes, voters, endpoints behind
 Outcome = Literal["installed", "refused", "healthy", "unhealthy"]
 _KIND = "installation"
 
