@@ -30,9 +30,8 @@ from gemel.wire.reasons import Reason
 
 PULL_S = 60.0
 RETRY_S = 5.0
-MAY_COME_YET = frozenset(
-    {Reason.MISSING, Reason.UNKNOWN_EPOCH, Reason.CONTRADICTED}
-)  # bytes, voters, endpoints behind
+# the bytes, who voted, or the agreement of an endpoint that was behind
+MAY_COME_YET = frozenset({Reason.MISSING, Reason.UNKNOWN_EPOCH, Reason.CONTRADICTED})
 Outcome = Literal["installed", "refused", "healthy", "unhealthy"]
 _KIND = "installation"
 
