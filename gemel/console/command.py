@@ -1,4 +1,4 @@
-"""What a person types: `gemel audit`, `budget`, `found`, `keys`, `export-chain`, `statistics`, `twin`.
+"""What a person types: `gemel audit`, `budget`, `found`, `keys`, `export-chain`, `maintenance`, `statistics`, `twin`.
 
 Commands import what they need when they run: `gemel --help` shall not wait for a chain client and a sealing library.
 Exit status 0: done, or all holds; 1: an audit has findings; 2: it cannot be done, and one line on stderr says why.
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gemel.console.maintenance_command import maintenance_app
+
 if TYPE_CHECKING:
     from gemel.adapters.key_files import Keys
 
@@ -24,7 +26,12 @@ keys_app = typer.Typer(help="Make, show, rotate and destroy key files.", no_args
 twin_app = typer.Typer(help="Look at twins.", no_args_is_help=True)
 app.add_typer(audit_app, name="audit")
 app.add_typer(keys_app, name="keys")
+app.add_typer(maintenance_app, name="maintenance")
 app.add_typer(twin_app, name="twin")
+app.add_typer(granting_command.grant_app, name="grant")
+app.add_typer(granting_command.revoke_app, name="revoke")
+app.command("grants")(granting_command.grants)
+app.command("assign")(granting_command.assign)
 
 _KeyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A party's key file.")]
 Kept = Annotated[Path, typer.Argument(metavar="DIR", help="The kept state of a fleet (gemel demo --keep DIR).")]
