@@ -124,19 +124,19 @@ def entries() -> tuple[Entry, ...]:
 
 def test_entries_are_weighed_by_the_policys_trust_and_come_by_device() -> None:
     policy = policy_of(levels=4, trust={device(1): 0, device(2): 250_000})
-    weighed = admission.weighed(entries(), policy)
+    weighed = admission.weighed(entries(), policy, {})
     assert [(entry.device, entry.level) for entry in weighed] == [(device(2), 1), (device(3), 4)]
-    assert admission.weighed(weighed, policy) == weighed
+    assert admission.weighed(weighed, policy, {}) == weighed
     assert admission.weight_of(weighed) == 500
     assert set(map(admission.listed, weighed)) <= set(entries())
 
 
 def test_without_levels_or_trust_everybody_counts_once() -> None:
-    weighed = admission.weighed(entries(), policy_of())
+    weighed = admission.weighed(entries(), policy_of(), {})
     assert weighed == tuple(sorted(entries(), key=lambda entry: entry.device))
 
 
 def test_another_level_makes_another_root() -> None:
-    one = admission.root_of(admission.weighed(entries(), policy_of(levels=4)))
-    other = admission.root_of(admission.weighed(entries(), policy_of(levels=4, trust={device(1): 500_000})))
+    one = admission.root_of(admission.weighed(entries(), policy_of(levels=4), {}))
+    other = admission.root_of(admission.weighed(entries(), policy_of(levels=4, trust={device(1): 500_000}), {}))
     assert len({one, other, admission.root_of(entries())}) == 3
