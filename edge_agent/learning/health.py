@@ -112,7 +112,7 @@ def try_out(task_path: str, model_path: str, before_path: str | None, inspected:
     Raises OSError where the model's file is gone; without that of the one before nothing is compared.
     """
     task = load_task(task_path)
-    shown = recent if len(recent) else _middle(task)
+    shown = recent if len(recent) else _ends(task)
     model = from_bytes(Path(model_path).read_bytes())
     try:
         after_inspected, after_recent = _answers(task, model, inspected.inputs), _answers(task, model, shown)
@@ -152,10 +152,10 @@ def _answers(task: Task, model: Model, inputs: Floats) -> Labels:
     return np.stack([given[head.name].argmax(axis=1) for head in task.heads], axis=1).astype(np.int64)
 
 
-def _middle(task: Task) -> Floats:
-    """A window at the middle of every range, where the machine has shown none yet."""
-    middle = np.array([(column.low + column.high) / 2 for column in task.inputs], np.float32)
-    return np.tile(middle, (1, task.window_s, 1))
+def _ends(task: Task) -> Floats:
+    """Windows at the ends of all ranges, where the machine has shown none yet: (2, window length, inputs)."""
+    ends = np.array([[column.low for column in task.inputs], [column.high for column in task.inputs]], np.float32)
+    return np.repeat(ends[:, np.newaxis, :], task.window_s, axis=1)
 
 
 @dataclass(slots=True)
@@ -191,7 +191,7 @@ class CanaryWatch:
 
     async def _try(self, model_path: str, before_path: str | None) -> Trial:
         inspected, windows = await self.examples.newest(INSPECTED), self.recent.windows
-        recent = np.stack([window.values for window in windows]) if windows else _middle(self.task)[:0]
+        recent = np.stack([window.values for window in windows]) if windows else _ends(self.task)[:0]
         for attempt in range(2):
             try:
                 return await self.try_out(model_path, before_path, inspected, recent)
