@@ -326,6 +326,7 @@ class Fleet:
             "asset": f"{name}-rig",
             "sensors_file": str(sensors),
             "task": self.task_path,
+            "health_watch_s": 0.5,
         }
 
     async def give_examples(self, name: str, seed: int, count: int = 60) -> None:
