@@ -1,4 +1,4 @@
-"""What a person types: `gemel audit`, `budget`, `found`, `keys`, `export-chain`, `maintenance`, `statistics`, `twin`.
+"""What a person types: `gemel audit`, `assign`, `budget`, `found`, `grant`, `keys` and others.
 
 Commands import what they need when they run: `gemel --help` shall not wait for a chain client and a sealing library.
 Exit status 0: done, or all holds; 1: an audit has findings; 2: it cannot be done, and one line on stderr says why.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gemel.console import granting_command
 from gemel.console.maintenance_command import maintenance_app
 
 if TYPE_CHECKING:
