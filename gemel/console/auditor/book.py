@@ -48,6 +48,12 @@ class Book:
         """Something cannot be checked because it was not kept."""
         self.not_kept.append(Finding(where, what, round_, device))
 
+    def add(self, other: Book) -> None:
+        """Everything that stands in another book, after what is here."""
+        self.findings += other.findings
+        self.not_kept += other.not_kept
+        self.held += other.held
+
     @contextmanager
     def checking(
         self, kind: str, where: str, round_: int | None = None, device: Address | None = None

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import chain, pairwise, repeat
 from typing import Any
 
 from msgspec.structs import replace
 
-from gemel.adapters.chain_export import ChainExport, ExportedLog, ExportedTransaction, encode_export, exported_events
+from gemel.adapters.chain_export import (
+    ChainExport,
+    ExportedLog,
+    ExportedTransaction,
+    decode_export,
+    encode_export,
+    exported_events,
+)
 from gemel.adapters.contract_abi import TRUST, decode_error, load
 from gemel.adapters.typed_transactions import OpenedTransaction, open_transaction
 from gemel.console.auditor.book import Book, DoesNotFit, require
@@ -31,8 +39,16 @@ NOT_COVERED = (
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 
 
-def replay_chain(export: ChainExport, stored: bytes, book: Book) -> Ledger:
-    """Run every transaction and return what the contracts then hold. `stored` are the bytes of the file."""
+def replay_chain(stored: bytes, book: Book) -> Ledger:
+    """Run every transaction of an export's bytes and return what the contracts then hold. Raises Malformed."""
+    ledger, found = _replayed(stored)
+    book.add(found)
+    return ledger
+
+
+@lru_cache(maxsize=1)  # several reports are made of one export
+def _replayed(stored: bytes) -> tuple[Ledger, Book]:
+    export, book = decode_export(stored), Book()
     if encode_export(export) != stored:
         book.fault(FILE, "the file is not in the form in which it was written")
     _check_blocks(export, book)
@@ -40,11 +56,11 @@ def replay_chain(export: ChainExport, stored: bytes, book: Book) -> Ledger:
     for transaction in export.transactions:
         with book.checking("transactions", f"{FILE}: transaction {transaction.hash[:12]}"):
             replay.next(transaction)
+    replay.end_block()
     missing = sorted(export.contracts.keys() - replay.created)
     if missing:
         book.fault(FILE, f"the creation of {', '.join(missing)} is not there, or made something else")
-    replay.end_block()
-    return Ledger(replay.machine, export.contracts, replay.events, replay.scores)
+    return Ledger(replay.machine, export.contracts, replay.events, replay.scores), book
 
 
 class _Replay:

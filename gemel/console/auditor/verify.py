@@ -55,7 +55,7 @@ class AuditReport(msgspec.Struct, frozen=True):
 def audit(directory: Path) -> AuditReport:
     """Check everything that is kept in `directory`. Raises ConfigError where it cannot be read."""
     evidence, book = load_evidence(directory), Book()
-    ledger = replay_chain(evidence.export, evidence.export_bytes, book)
+    ledger = replay_chain(evidence.export_bytes, book)
     task = check_fleet(evidence, ledger, book)
     if task is not None:
         for number, line in sorted(task.rounds.items()):
