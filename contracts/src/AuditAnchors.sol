@@ -20,6 +20,7 @@ contract AuditAnchors is AccessControl {
     /// @notice So that a wrong number does not use up a log's numbers.
     uint64 public constant MOST_ENTRIES = 1_000_000;
 
+    // slither-disable-next-line uninitialized-state  anchor fills it
     mapping(bytes32 log => Anchor[]) private _anchors;
 
     event RootAnchored(

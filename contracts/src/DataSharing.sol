@@ -62,6 +62,7 @@ contract DataSharing is Signed {
         external
         returns (bytes32 id)
     {
+        // slither-disable-next-line timestamp  a block producer shifts seconds
         if (terms.until <= terms.from || terms.until <= block.timestamp) {
             revert TimesOutOfOrder(terms.from, terms.until);
         }
@@ -94,6 +95,7 @@ contract DataSharing is Signed {
     function isOpen(bytes32 id) external view returns (bool) {
         Record storage entry = _records[id];
         Grant storage terms = entry.grant;
+        // slither-disable-next-line timestamp  a block producer shifts seconds
         return entry.revokedAt == 0 && terms.from <= block.timestamp && block.timestamp < terms.until
             && assets.ownerOf(entry.asset) == terms.owner;
     }

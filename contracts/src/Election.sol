@@ -69,6 +69,7 @@ contract Election is IElectorate, AccessControl {
 
     Terms private _terms;
     CandidateList.List private _candidates;
+    // slither-disable-next-line uninitialized-state  closeEpoch fills it
     mapping(uint64 epoch => address[]) private _elected;
     mapping(uint64 epoch => uint256) private _totals;
     mapping(uint64 epoch => mapping(address validator => Seat)) private _seats;
@@ -162,6 +163,7 @@ contract Election is IElectorate, AccessControl {
     function withdraw(uint256 id) external returns (uint256 tokens) {
         Unbonding memory entry = _unbondings[msg.sender][id];
         if (entry.shares == 0) revert UnknownUnbonding(msg.sender, id);
+        // slither-disable-next-line timestamp  days; a block producer shifts seconds
         if (block.timestamp < entry.releaseAt) revert StillUnbonding(entry.releaseAt);
         delete _unbondings[msg.sender][id];
         tokens = _unbonding[entry.validator].redeem(entry.shares);
@@ -188,11 +190,13 @@ contract Election is IElectorate, AccessControl {
     /// @dev With fewer than `minimumSeats` candidates nothing happens and the old set stays: a chain whose block
     /// producers these are must not be left without.
     function closeEpoch() external {
+        // slither-disable-next-line timestamp  hours or days; a block producer shifts seconds
         if (block.timestamp < epochEnds) revert EpochRunning(epochEnds);
         _pay();
         uint64 current = ++epoch;
         epochEnds = uint64(block.timestamp) + _terms.epochSeconds;
         address[] storage elected = _elected[current];
+        // slither-disable-next-line uninitialized-local  counts from 0
         uint256 total;
         uint256 seats = _terms.seats;
         for (
@@ -200,6 +204,7 @@ contract Election is IElectorate, AccessControl {
             who != address(0) && elected.length < seats;
             who = _candidates.next(who)
         ) {
+            // slither-disable-next-line calls-loop  our own registry, at most CAPACITY times
             if (!devices.isActive(who, Role.Validator)) continue;
             uint96 weight = _candidates.weightOf(who);
             _seats[current][who] = Seat(weight, 0, uint16(elected.length));
@@ -392,6 +397,7 @@ contract Election is IElectorate, AccessControl {
     function _place(address validator, address hint) private {
         uint96 weight = SafeCast.toUint96(_bonded[validator].tokens);
         uint96 before = _candidates.weightOf(validator);
+        // slither-disable-next-line calls-loop  our own registry, once for each seat
         bool eligible = _standing[validator] && weight >= _terms.minimumStake
             && devices.isActive(validator, Role.Validator);
         if (before != 0) {
@@ -420,6 +426,7 @@ contract Election is IElectorate, AccessControl {
         uint64 current = epoch;
         address[] memory elected = _elected[current];
         mapping(address => Seat) storage seats = _seats[current];
+        // slither-disable-next-line uninitialized-local  counts from 0
         uint256 total;
         for (uint256 i; i < elected.length; ++i) {
             total += uint256(seats[elected[i]].points) * seats[elected[i]].weight;

@@ -138,6 +138,7 @@ contract Maintenance is AccessControl, Signed {
     }
 
     function _requireTime(uint64 time, uint64 earliest) private view {
+        // slither-disable-next-line timestamp  a block producer shifts seconds
         if (time < earliest || time > block.timestamp) {
             revert TimeOutOfOrder(time, earliest, uint64(block.timestamp));
         }

@@ -144,6 +144,7 @@ contract QualityVotes is Signed {
             if (vote.commitment != 0 || given.commitment == 0) {
                 revert CommitmentDiffers(validator, vote.commitment, given.commitment);
             }
+            // slither-disable-next-line calls-loop  our own contract, as often as there are seats
             if (election.seatAt(ballot.epoch, validator).weight == 0) revert NotElected(validator, ballot.epoch);
             bytes32 structHash = keccak256(abi.encode(COMMITMENT_TYPE, task, round, given.commitment));
             _requireSigned(validator, structHash, given.signature);
@@ -156,6 +157,7 @@ contract QualityVotes is Signed {
     /// @notice Open commitments. One that is open already is passed over.
     function reveal(bytes32 task, uint64 round, Reveal[] calldata reveals) external {
         Ballot storage ballot = _ballots[task][round];
+        // slither-disable-next-line timestamp  minutes; a block producer shifts seconds
         if (_isCommitting(ballot) || block.timestamp >= ballot.revealUntil || ballot.closed) {
             revert NotRevealing(ballot.commitUntil, ballot.revealUntil);
         }
@@ -182,6 +184,7 @@ contract QualityVotes is Signed {
         Ballot storage ballot = _ballots[task][round];
         if (ballot.closed) revert AlreadyClosed(task, round);
         bool complete = !_isCommitting(ballot) && ballot.revealed == ballot.committed;
+        // slither-disable-next-line timestamp  minutes; a block producer shifts seconds
         if (ballot.epoch == 0 || (block.timestamp < ballot.revealUntil && !complete)) {
             revert NotOver(ballot.revealUntil);
         }
@@ -235,6 +238,7 @@ contract QualityVotes is Signed {
     // --- inside ---------------------------------------------------------------------------------
 
     function _isCommitting(Ballot storage ballot) private view returns (bool) {
+        // slither-disable-next-line timestamp  minutes; a block producer shifts seconds
         return block.timestamp < ballot.commitUntil && ballot.committed < ballot.seats;
     }
 
@@ -265,9 +269,11 @@ contract QualityVotes is Signed {
         uint32[] memory baselines = new uint32[](elected.length);
         uint256[] memory weights = new uint256[](elected.length);
         voters = new address[](elected.length);
+        // slither-disable-next-line uninitialized-local  counts from 0
         uint256 count;
         for (uint256 i; i < elected.length; ++i) {
             Vote memory vote = _votes[task][round][elected[i]];
+            // slither-disable-next-line calls-loop  our own contract, as often as there are seats
             uint256 weight = vote.revealed ? election.weightAt(ballot.epoch, elected[i]) : 0;
             if (weight == 0) continue;
             if (vote.approved) approved += weight;
@@ -290,6 +296,7 @@ contract QualityVotes is Signed {
             uint32 distance = accuracy > median ? accuracy - median : median - accuracy;
             if (distance >= tolerance) continue;
             uint32 points = uint32(uint256(PPM) * (tolerance - distance) / tolerance);
+            // slither-disable-next-line calls-loop,reentrancy-events  our own contract, which calls nobody
             try election.credit(voters[i], points) {}
             catch (bytes memory reason) {
                 emit PointsRefused(voters[i], reason);

@@ -28,11 +28,14 @@ abstract contract QuorumSigned {
 
     /// @param signatures ordered by rising signer, which counts each signer once
     function _requireQuorum(bytes32 signed, bytes[] calldata signatures) internal view {
+        // slither-disable-next-line uninitialized-local  below every signer
         address before;
+        // slither-disable-next-line uninitialized-local  counts from 0
         uint256 weight;
         for (uint256 i; i < signatures.length; ++i) {
             address signer = ECDSA.recoverCalldata(signed, signatures[i]);
             if (signer <= before) revert SignersUnordered(before, signer);
+            // slither-disable-next-line calls-loop  our own contract, as often as there are seats
             weight += electorate.weightOf(signer);
             before = signer;
         }

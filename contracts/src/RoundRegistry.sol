@@ -365,6 +365,7 @@ contract RoundRegistry is Signed {
         Confirmation memory confirmed = _confirmations[task_][round_];
         for (uint256 i; i < signatures.length; ++i) {
             address validator = signatures[i].validator;
+            // slither-disable-next-line calls-loop  our own contract, as often as there are seats
             (uint256 weight, uint256 index) = electorate.voteAt(epoch, validator);
             if (weight == 0) revert NotElected(validator, epoch);
             uint128 seat = uint128(1 << index);
@@ -385,6 +386,7 @@ contract RoundRegistry is Signed {
     /// @notice Enter the verdict of the ballot, which is closed now if it is over and nobody closed it.
     function finalise(bytes32 task_, uint64 round_) external {
         Round storage entry = _requireState(task_, round_, RoundState.Measured);
+        // slither-disable-next-line reentrancy-benign,reentrancy-events  our own contract, bound once; it only reads here
         QualityVotes.Ballot memory ballot = votes.settle(task_, round_);
         bytes32 model = entry.model;
         (entry.accuracy, entry.baseline) = (ballot.accuracy, ballot.baseline);

@@ -18,6 +18,7 @@ abstract contract Signed is EIP712 {
     }
 
     function _requireSigned(address signer, bytes32 structHash, bytes calldata signature) internal view {
+        // slither-disable-next-line unused-return  the third value says more about the failure
         (address recovered, ECDSA.RecoverError failure,) =
             ECDSA.tryRecoverCalldata(_hashTypedDataV4(structHash), signature);
         if (failure != ECDSA.RecoverError.NoError || recovered != signer) revert BadSignature(signer, recovered);

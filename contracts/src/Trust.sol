@@ -116,12 +116,14 @@ contract Trust is EIP712, QuorumSigned {
     function scoreOf(address device) public view returns (uint32) {
         Score memory entry = _scores[device];
         uint32 initial = _terms.initial;
+        // slither-disable-next-line incorrect-equality,timestamp  0 means that there is no score; none ever moved then
         if (entry.movedAt == 0) return initial;
         bool above = entry.score >= initial;
         uint256 distance = above ? entry.score - initial : initial - entry.score;
         uint256 elapsed = block.timestamp - entry.movedAt;
         uint256 halfLife = _terms.halfLifeSeconds;
         distance >>= elapsed / halfLife;
+        // slither-disable-next-line weak-prng  the rest of a span of time, nothing drawn
         distance -= distance * (elapsed % halfLife) / (2 * halfLife);
         return above ? initial + uint32(distance) : initial - uint32(distance);
     }
@@ -136,6 +138,7 @@ contract Trust is EIP712, QuorumSigned {
 
     /// @notice Whether a device shall be left out for now. The DeviceRegistry's suspension is another, and for good.
     function isSuspended(address device) external view returns (bool) {
+        // slither-disable-next-line timestamp  half-lives are days
         return scoreOf(device) < _terms.floor;
     }
 
@@ -155,6 +158,7 @@ contract Trust is EIP712, QuorumSigned {
 
     function _enter(bytes32 task, uint64 round, Result calldata result) private {
         address device = result.device;
+        // slither-disable-next-line calls-loop  our own registry, once for each device of a round
         DeviceRegistry.Party memory party = devices.party(device);
         if (party.role != Role.Agent) revert NotAgent(device); // suspended or not: the result is from before
         if (result.outcome > PPM) revert OutcomeOutOfRange(device, result.outcome);

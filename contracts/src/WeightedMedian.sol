@@ -12,6 +12,7 @@ library WeightedMedian {
     function median(uint32[] memory values, uint256[] memory weights, uint256 count) internal pure returns (uint32) {
         uint32[] memory sorted = new uint32[](count);
         uint256[] memory moved = new uint256[](count);
+        // slither-disable-next-line uninitialized-local  counts from 0
         uint256 total;
         for (uint256 i; i < count; ++i) {
             total += weights[i];
