@@ -108,7 +108,7 @@ contract RoundRegistry is Signed {
     mapping(bytes32 task => mapping(uint64 round => Confirmation)) private _confirmations;
     mapping(bytes32 task => mapping(bytes32 model => uint64)) private _approvedIn;
 
-    event Bound(address election, address votes);
+    event Bound(address indexed election, address indexed votes);
     event TaskCreated(
         bytes32 indexed task,
         string name,
