@@ -89,6 +89,8 @@ def fleet_plan(
     training: TrainingPlan = TRAINING,
     scheme: Scheme = "bfv-packed",
     custodians: Literal[1, 3] = 1,
+    technicians: tuple[Address, ...] = (),
+    inspectors: tuple[Address, ...] = (),
 ) -> FleetPlan:
     """Agents by name with their owners, and those with less than full trust; both of two validators must agree."""
     sealing = sealing or SealingPolicy(scheme, 8, 0.1, contributors, weight_cap=100, levels=levels)
@@ -112,6 +114,8 @@ def fleet_plan(
             for name, owner in agents.items()
         ),
         custodians=custodians,
+        technicians=technicians,
+        inspectors=inspectors,
     )
 
 
