@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
 from msgspec.structs import replace
+from typer.testing import CliRunner
 
+from gemel.__main__ import app
 from gemel.adapters import evm_sharing
 from gemel.adapters.contract_abi import DATA_SHARING, TRUST
 from gemel.adapters.evm_sharing import EvmSharing
 from gemel.adapters.evm_suspensions import EvmSuspensions
+from gemel.adapters.secret_files import create_private
 from gemel.errors import ChainReverted, ConfigError
 from gemel.ports import GrantRecord, Role
 from gemel.wire import topics
@@ -200,3 +206,48 @@ async def test_device_whose_score_fell_below_the_floor_is_suspended(fleet: Fleet
     await report_worst(fleet, addresses[1])
     assert await suspensions.below_floor(addresses) == {addresses[1]}
     assert await fleet.operator.calls.call(TRUST, "isSuspended", addresses[1])
+
+
+# --- the commands --------------------------------------------------------------------------------
+
+
+async def gemel(*arguments: object) -> str:
+    """A command as a person types it, in a thread: it has an event loop of its own."""
+    result = await asyncio.to_thread(CliRunner().invoke, app, [str(each) for each in arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+async def test_two_companies_grant_and_revoke_by_files(fleet: Fleet, tmp_path: Path) -> None:
+    for name, number in (("owner", 31), ("consumer", 32), ("operator", 4)):
+        secret = msgspec.json.encode({"identity": f"{number:064x}", "box": f"{number:064x}"})
+        create_private(tmp_path / f"{name}.json", secret, "key file")
+    (tmp_path / "chain.json").write_bytes(msgspec.json.encode(fleet.place))
+    grant, revocation = tmp_path / "grant.json", tmp_path / "revocation.json"
+
+    def by(name: str) -> list[object]:
+        return ["--key", tmp_path / f"{name}.json", "--fleet", tmp_path]
+
+    await gemel("assign", "bonn/press", OWNER.address, *by("operator"))
+    times = ("--from", "2020-01-01T00:00:00Z", "--until", "2099-01-01T00:00:00Z")
+    await gemel("grant", "propose", grant, "bonn/press", "--consumer", CONSUMER.address, *times, *by("owner"))
+    said = await gemel("grant", "accept", grant, *by("consumer"))
+    assert f"{OWNER.address} lets {CONSUMER.address} read gemel/v1/bonn/twin/press/+" in said
+    await gemel("grant", "submit", grant, *by("operator"))
+
+    (line,) = [
+        line
+        for line in msgspec.json.decode(await gemel("grants", "--fleet", tmp_path, "--json"))
+        if "press" in line["scope"]
+    ]
+    assert (line["state"], line["ends"]) == ("open", "2099-01-01T00:00:00Z")
+    await gemel("revoke", "sign", revocation, line["id"], *by("owner"))
+    await gemel("revoke", "submit", revocation, *by("operator"))
+    table = await gemel("grants", "--fleet", tmp_path)
+    assert f"{line['id']}  revoked   gemel/v1/bonn/twin/press/+" in table
+
+    again = await asyncio.to_thread(
+        CliRunner().invoke, app, ["grant", "submit", str(grant), *map(str, by("operator"))]
+    )
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert again.stderr == f"gemel: grant reverted: GrantExists(id={line['id']})\n"
