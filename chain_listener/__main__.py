@@ -58,7 +58,7 @@ class RegistrySection(Section):
     """[registry]: the twin registry's API, whose roots over the log of reads go on chain; without it they do not."""
 
     url: Annotated[str, Field(pattern=r"^https?://")]
-    token_file: Path | None = None  # of a token without scopes, where the API asks for one
+    token_file: Path | None = None  # of any token, where the API asks for one
     ca_file: Path | None = None  # PEM, for a certificate authority of the plant
 
     def log(self) -> RegistryLog:
