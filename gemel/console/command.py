@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 FINDINGS = 1  # exit status
 
 app = typer.Typer()
-audit_app = typer.Typer(help="Check a kept fleet without its chain, broker or services.", no_args_is_help=True)
+audit_app = typer.Typer(
+    help="Check what a fleet did, from kept files alone, and what its broker lets whom do.", no_args_is_help=True
+)
 keys_app = typer.Typer(help="Make, show, rotate and destroy key files.", no_args_is_help=True)
 twin_app = typer.Typer(help="Look at twins.", no_args_is_help=True)
 app.add_typer(audit_app, name="audit")
@@ -33,6 +35,7 @@ app.add_typer(granting_command.grant_app, name="grant")
 app.add_typer(granting_command.revoke_app, name="revoke")
 app.command("grants")(granting_command.grants)
 app.command("assign")(granting_command.assign)
+audit_app.command("grants")(granting_command.audit_grants)
 
 _KeyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A party's key file.")]
 Kept = Annotated[Path, typer.Argument(metavar="DIR", help="The kept state of a fleet (gemel demo --keep DIR).")]

@@ -1,4 +1,4 @@
-"""`gemel grant`, `gemel revoke`, `gemel grants`, `gemel assign`: who may read whose twins."""
+"""`gemel grant`, `gemel revoke`, `gemel grants`, `gemel assign`, `gemel audit grants`: who may read whose twins."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gemel.ports import Sharing
     from gemel.wire.identity import Identity
 
+FINDINGS = 1  # exit status of an audit
 _T = TypeVar("_T")
 
 grant_app = typer.Typer(help="Let somebody read a machine's twin for a time; both sides sign.", no_args_is_help=True)
@@ -130,6 +131,34 @@ def assign(
     asset, address = granting.asset_of(twin), granting.address_of(owner, "owner")
     sent = _on_chain(_place(fleet), _identity(key), lambda sharing: sharing.assign(asset, address))
     typer.echo(f"{twin} is {owner}'s: in block {sent.block}, transaction {sent.transaction}")
+
+
+def audit_grants(
+    security_file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The broker's dynamic-security.json, or a copy of it.")
+    ],
+    plant: Annotated[Path, typer.Option("--plant", metavar="TOML", help="Who else is at the broker: plant.toml.")],
+    fleet: Annotated[
+        Path, typer.Option("--fleet", metavar="DIR", help="Where chain.json and trust.json are.")
+    ] = Path(),
+    json: Annotated[bool, typer.Option("--json", help="The whole report as JSON.")] = False,
+) -> None:
+    """Compare the broker's rights with the chain's grants and suspensions, and name every difference."""
+    from gemel.console.auditor import broker
+    from gemel.console.fleet_files import read_trust
+
+    read_broker = broker.in_file(security_file, read_trust(fleet).listener)
+    report = asyncio.run(broker.audit_broker(fleet, plant, read_broker))
+    if json:
+        import msgspec
+
+        typer.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
+    else:
+        from rich.console import Console
+
+        broker.show_broker(report, Console())
+    if not report.holds:
+        raise typer.Exit(FINDINGS)
 
 
 def _place(fleet: Path) -> ChainPlace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -15,7 +16,9 @@ import pytest
 import pytest_asyncio
 import tomli_w
 from msgspec.structs import replace
+from typer.testing import CliRunner, Result
 
+from gemel.__main__ import app
 from gemel.adapters.bus_settings import BusSettings
 from gemel.adapters.clock import SystemClock
 from gemel.adapters.dynamic_security import security_file
@@ -67,6 +70,13 @@ class Plant:
         """It was ended, and comes back with what it kept."""
         again = plant_broker(self.authority.directory, dynamic=True, port=self.broker.port)
         self.broker = self.stack.enter_context(again)
+
+    async def audit(self, *options: str) -> Result:
+        """`gemel audit grants`, as an auditor with a copy of the plugin's file runs it."""
+        folder = self.authority.directory
+        files = (folder / "dynamic-security.json", "--plant", folder / "plant.toml", "--fleet", folder)
+        command = ["audit", "grants", *map(str, files), *options]
+        return await asyncio.to_thread(CliRunner().invoke, app, command)
 
     async def in_s(self, seconds: int) -> int:
         """So many seconds ahead for the chain, whose clock may be before ours, in milliseconds."""
@@ -254,10 +264,18 @@ async def test_grants_end_when_the_machine_becomes_somebody_elses(plant: Plant, 
 async def test_revocation_while_the_listener_was_dead_holds_from_its_start(plant: Plant, consumer: Identity) -> None:
     id_, _ = await plant.notary.enter(OWNER, consumer, grant(consumer, STATE_1))
     await plant.mended(f"missing: {consumer.address}", STATE_1)
+    assert (await plant.audit()).exit_code == 0
     await plant.listener.stop(signal.SIGKILL)
     await plant.notary.revoke(OWNER, id_)
+    audited = await plant.audit("--json")
+    assert audited.exit_code == 1
+    (named,) = json.loads(audited.stdout)["findings"]
+    says = f"surplus: {consumer.address}: may read {STATE_1}, unwanted"
+    assert named == {"user": consumer.address, "kind": "surplus", "says": says}
+    assert says in (await plant.audit()).stdout
     await plant.listener.start()
     await plant.mended(f"surplus: {consumer.address}", "cause=start")
+    assert (await plant.audit()).exit_code == 0
 
 
 async def test_grant_while_the_broker_is_away_opens_when_it_is_back(plant: Plant, consumer: Identity) -> None:
