@@ -54,11 +54,11 @@ def _value(info: msgspec.inspect.Type) -> object:
 def _scalar(info: msgspec.inspect.Type) -> object:
     match info:
         case msgspec.inspect.StrType(pattern=pattern):
-            lengths = (1, 42, 64, 130)  # free text, address, digest or key, signature
+            lengths = (1, 42, 44, 64, 130)  # free text, address, commitment of a vote, digest or key, signature
             texts = ["0x".ljust(n, "a") if n == 42 else "a" * n for n in lengths]
             return next(text for text in texts if pattern is None or re.search(pattern, text))
-        case msgspec.inspect.IntType(ge=least):
-            return least or 0
+        case msgspec.inspect.IntType(ge=least, gt=beyond):
+            return beyond + 1 if beyond is not None else least or 0
         case msgspec.inspect.FloatType():
             return 0.5
         case msgspec.inspect.BoolType():
