@@ -13,7 +13,7 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from chain_listener.orders import OPENED, WAITING, Raised
+from chain_listener.orders import heard
 from gemel.errors import BusRefused, Unavailable
 from gemel.exchange.chain_watch import RETRY_S
 from gemel.ports import Bus, ChainEvent, Clock, Records
@@ -100,10 +100,8 @@ class OrderTelling:
         raw = await self.records.get(_ASSETS, str(event.values.get("asset")))
         if raw is None:
             return None
-        asset, alert = msgspec.json.decode(raw, type=_Asset), str(event.values["alert"])
-        heard = await self.records.get(WAITING, id_) or await self.records.get(OPENED, id_)
-        if heard is not None:
-            alert = msgspec.json.decode(heard, type=Raised).alert.alert
+        asset, raised = msgspec.json.decode(raw, type=_Asset), await heard(self.records, id_)
+        alert = str(event.values["alert"]) if raised is None else raised.alert.alert
         return ToldOrder(SCHEMA, asset.site, asset.name, id_, alert, ())
 
     async def _note(self, order: ToldOrder) -> None:

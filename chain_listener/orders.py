@@ -30,7 +30,8 @@ from gemel.wire.upkeep import alert_signer, asset_id, order_of
 ALERT_BYTES = 4096
 AHEAD_S = 600  # so far a gateway's clock may be ahead of the chain's: its alert waits until the chain is there
 MOST_AN_HOUR = 60  # alerts of one agent: every one costs us gas
-WAITING, OPENED = "alert-waiting", "alert-opened"  # kinds of records; the key is the order's id
+WAITING = "alert-waiting"  # a kind of records, by order and agent: nobody's bad alert takes a good one's place
+OPENED = "alert-opened"  # by order
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +41,14 @@ class Raised(msgspec.Struct, frozen=True):
 
     agent: Address
     alert: HealthAlert
+
+
+async def heard(records: Records, order: Digest) -> Raised | None:
+    """The alert behind an order, if one came by us."""
+    if (opened := await records.get(OPENED, order)) is not None:
+        return msgspec.json.decode(opened, type=Raised)
+    waiting = (raw for key, raw in await records.items(WAITING) if key.startswith(order))
+    return next((msgspec.json.decode(raw, type=Raised) for raw in waiting), None)
 
 
 class Outcome(Enum):
@@ -76,9 +85,9 @@ class OrderOpening:
         order = order_of(alert)
         if await self.records.get(OPENED, order) is not None:
             return  # said again
-        if await self.records.get(WAITING, order) is None:
+        if await self.records.get(WAITING, _key(order, agent)) is None:
             self._require_patience(agent)
-            await self.records.put(WAITING, order, msgspec.json.encode(Raised(agent, alert)))
+            await self.records.put(WAITING, _key(order, agent), msgspec.json.encode(Raised(agent, alert)))
         self._moved.set()
 
     def _require_patience(self, agent: Address) -> None:
@@ -91,8 +100,9 @@ class OrderOpening:
 
     async def reopen(self, order: Digest) -> None:
         """The block that opened it is no more: hand its alert in again, if it came by us."""
-        if (raised := await self.records.get(OPENED, order)) is not None:
-            await self.records.put(WAITING, order, raised)
+        if (raw := await self.records.get(OPENED, order)) is not None:
+            agent = msgspec.json.decode(raw, type=Raised).agent
+            await self.records.put(WAITING, _key(order, agent), raw)
             await self.records.drop(OPENED, order)
             self._moved.set()
 
@@ -108,8 +118,9 @@ class OrderOpening:
     async def _hand_in_all(self) -> bool:
         """Whether some must be tried again."""
         again = False
-        for order, raw in await self.records.items(WAITING):
+        for key, raw in await self.records.items(WAITING):
             raised = msgspec.json.decode(raw, type=Raised)
+            order = order_of(raised.alert)
             try:
                 outcome = await self._hand_in(order, raised)
             except Unavailable as error:
@@ -120,7 +131,7 @@ class OrderOpening:
                 continue
             if outcome is Outcome.OPENED:
                 await self.records.put(OPENED, order, raw)
-            await self.records.drop(WAITING, order)
+            await self.records.drop(WAITING, key)
             self.count(outcome.value)
         return again
 
@@ -143,3 +154,7 @@ class OrderOpening:
             return Outcome.REFUSED
         log.info("order opened", order=order, transaction=sent.transaction, **said)
         return Outcome.OPENED
+
+
+def _key(order: Digest, agent: Address) -> str:
+    return f"{order}/{agent}"

@@ -9,13 +9,15 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from chain_listener.order_telling import VERIFIED_KEPT_S, OrderTelling
 from chain_listener.orders import MOST_AN_HOUR, OPENED, WAITING, OrderOpening
 from gemel.adapters.clock import FakeClock
 from gemel.adapters.sqlite_records import SqliteRecords
-from gemel.errors import BusRefused, BusUnavailable, ChainReverted, ChainUnavailable, Malformed, Refused
+from gemel.errors import BusRefused, BusUnavailable, ChainReverted, ChainUnavailable, Malformed, PeerError, Refused
 from gemel.exchange.chain_watch import RETRY_S, Parties
 from gemel.exchange.post import Post
 from gemel.ports import ChainEvent, PartyRecord, Role, Sent
@@ -227,6 +229,15 @@ async def test_alert_of_a_foreign_agent_opens_nothing(records: SqliteRecords, al
     assert (listener.outcomes, listener.contract.opened) == (["refused"], [])
 
 
+async def test_bad_alert_of_another_does_not_take_the_place_of_a_good_one(records: SqliteRecords) -> None:
+    listener = Listener(records)
+    await listener.opening.on_alert(said(alerted(agent=FOREIGN_AGENT), FOREIGN_AGENT))
+    await listener.opening.on_alert(said(alerted()))
+    async with listener.running():
+        pass
+    assert (sorted(listener.outcomes), listener.contract.opened) == (["opened", "refused"], [alerted().alert])
+
+
 async def test_agent_that_was_suspended_meanwhile_opens_nothing(records: SqliteRecords) -> None:
     listener = Listener(records)
     await listener.opening.on_alert(said(alerted()))
@@ -281,6 +292,36 @@ async def test_agent_that_raises_without_end_is_bounded_and_others_are_heard(rec
     await listener.opening.on_alert(said(alerted(1, agent=FOREIGN_AGENT), FOREIGN_AGENT))
     await listener.clock.advance(3601)
     await listener.opening.on_alert(said(alerted(999)))
+
+
+@given(st.binary(max_size=400))
+def test_bytes_that_nobody_made_for_this_are_a_peers_fault(body: bytes) -> None:
+    post = Post(Air(), TRUST, AGENT, FakeClock())  # type: ignore[arg-type]  # only signs
+    with pytest.raises(PeerError):
+        asyncio.run(UNREACHED.on_alert(post.sign(Kind.HEALTH_ALERT, body)))
+
+
+@given(st.data())
+def test_alert_with_one_byte_changed_is_a_peers_fault(data: st.DataObject) -> None:
+    body = bytearray(encode(alerted()))
+    body[data.draw(st.integers(0, len(body) - 1))] ^= data.draw(st.integers(1, 255))
+    post = Post(Air(), TRUST, AGENT, FakeClock())  # type: ignore[arg-type]  # only signs
+    with pytest.raises(PeerError):
+        asyncio.run(UNREACHED.on_alert(post.sign(Kind.HEALTH_ALERT, bytes(body))))
+
+
+class NoRecords:
+    """Whoever looks at them has believed what he should not."""
+
+
+UNREACHED = OrderOpening(
+    Post(Air(), TRUST, LISTENER, FakeClock()),  # type: ignore[arg-type]  # only hears
+    Parties(Role.AGENT),
+    Contract(),  # type: ignore[arg-type]  # what it uses of the port
+    NoRecords(),  # type: ignore[arg-type]  # nothing
+    MAINTENANCE,
+    lambda _outcome: None,
+)
 
 
 # --- orders are told ----------------------------------------------------------------------------
