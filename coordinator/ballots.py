@@ -214,7 +214,7 @@ class Ballots:
     async def _look(self, key: PileKey, pile: Pile) -> None:
         taken, expected = await self._taken(key, pile)
         if taken is Taken.NO_MORE:
-            del self._piles[key]
+            self._piles.pop(key, None)  # the round may have been cleared meanwhile
         elif taken is Taken.NOW and pile.is_due(expected, self._post.clock.monotonic_s()):
             await self._hand_in(key, pile)
 

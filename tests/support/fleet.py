@@ -26,6 +26,7 @@ from edge_agent.learning.examples import Examples
 from gemel.adapters.chain_place import ChainPlace
 from gemel.adapters.clock import SystemClock
 from gemel.adapters.evm_chain import EvmChain
+from gemel.adapters.evm_deploy import NetworkTerms
 from gemel.adapters.key_files import Keys
 from gemel.adapters.mqtt_bus import BusSettings, MqttBus
 from gemel.adapters.sqlite_records import SqliteRecords
@@ -63,6 +64,7 @@ TASK, SITE = "tiny-condition", "north"
 WAIT_S = 120.0  # for what a healthy fleet does in a second or two; a busy machine is given time
 LOOK_S = 0.02
 ROUNDS = {"pause_s": 0, "context_s": 60, "commit_s": 120, "reveal_s": 60, "decide_s": 120, "keep_frames": True}
+TERMS = NetworkTerms(commit_s=30, reveal_s=30)  # so long a ballot waits for a validator that is away
 TRAINING = TrainingPlan(epochs=2, batch_size=10, learning_rate=0.05)
 _MODULES = {"validator": "validator", "custodian": "custodian", "listener": "chain_listener"}
 
@@ -91,6 +93,7 @@ def fleet_plan(
     custodians: Literal[1, 3] = 1,
     technicians: tuple[Address, ...] = (),
     inspectors: tuple[Address, ...] = (),
+    network: NetworkTerms = TERMS,
 ) -> FleetPlan:
     """Agents by name with their owners, and those with less than full trust; both of two validators must agree."""
     sealing = sealing or SealingPolicy(scheme, 8, 0.1, contributors, weight_cap=100, levels=levels)
@@ -108,6 +111,9 @@ def fleet_plan(
         chain_id=CHAIN_ID,
         validators=validators,
         gate=GatePlan(threshold=0, max_regression=1_000_000),
+        network=NetworkTerms(
+            commit_s=30, reveal_s=30
+        ),  # as long as a validator may be silent: importing takes seconds
         policy=policy,
         agents=tuple(
             AgentPlan(name, owner, trust.get(name, WHOLE), assets=(f"{SITE}/{name}-rig",))
@@ -311,6 +317,8 @@ class Fleet:
             reference = self.root / f"{name}.npz"
             save_windows(reference, sample_windows(seed=1000 + len(self._ports)))
             document["reference_file"] = str(reference)
+        if name in self.plan.validator_names:
+            document["patience_s"] = 3.0  # where a test plays the coordinator, nobody hands anything in for them
         if name in self.statistics_files:
             document["statistics_file"] = str(self.statistics_files[name])
         if name == "coordinator":
