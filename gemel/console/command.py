@@ -35,6 +35,7 @@ app.add_typer(granting_command.grant_app, name="grant")
 app.add_typer(granting_command.revoke_app, name="revoke")
 app.command("grants")(granting_command.grants)
 app.command("assign")(granting_command.assign)
+app.command("security-file")(granting_command.security_file)
 audit_app.command("grants")(granting_command.audit_grants)
 
 _KeyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A party's key file.")]

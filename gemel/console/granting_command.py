@@ -161,6 +161,17 @@ def audit_grants(
         raise typer.Exit(FINDINGS)
 
 
+def security_file(fleet: _Fleet = Path()) -> None:
+    """Print the first dynamic-security.json of a broker: it knows the listener alone, who fills in the rest."""
+    from gemel.adapters import dynamic_security
+    from gemel.console.fleet_files import read_trust
+    from gemel.wire.entitlements import Entitlement
+
+    listener = read_trust(fleet).listener
+    nobody_else = {Entitlement(listener, frozenset())}
+    typer.echo(dynamic_security.security_file(nobody_else, listener), nl=False)
+
+
 def _place(fleet: Path) -> ChainPlace:
     from gemel.console.fleet_files import read_place
 

@@ -103,7 +103,7 @@ def plant_broker(directory: Path, *, port: int = 0, dynamic: bool = False) -> It
     # Started by root it would become another user, who cannot read the test's directory.
     (directory / "mosquitto.conf").write_text(f"{text}user {getpass.getuser()}\nlog_type information\n")
     log.touch()
-    process = subprocess.Popen([executable, "-c", directory / "mosquitto.conf"], stderr=subprocess.STDOUT)
+    process = subprocess.Popen([executable, "-c", directory / "mosquitto.conf"], stdout=2)  # both to stderr
     broker = Broker(port, process, log)
     try:
         _wait(lambda: _listens(port), "listen", broker)

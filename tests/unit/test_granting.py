@@ -10,16 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from typer.testing import CliRunner
 
+from gemel.__main__ import app
 from gemel.adapters.chain_place import ChainPlace
 from gemel.adapters.contract_abi import CONTRACTS, DATA_SHARING
+from gemel.adapters.dynamic_security import CONTROL_TOPIC, found, read_security_file
 from gemel.console import granting
 from gemel.console.granting import GrantFile, RevocationFile
 from gemel.errors import ConfigError
 from gemel.ports import GrantRecord
+from gemel.wire.entitlements import Entitlement
 from gemel.wire.identity import recover
 from gemel.wire.sharing import Asset, Grant, grant_hash, revocation_hash
-from tests.support.parties import identity
+from tests.support.parties import TRUST, identity
 
 PLACE = ChainPlace(
     rpc_url="http://127.0.0.1:8545",
@@ -219,3 +223,16 @@ def test_state_of_a_grant(revoked_ms: int | None, owner: object, now_ms: int, st
     record = GrantRecord("ab" * 32, Grant(OWNER.address, CONSUMER.address, SCOPE, 1_000, 2_000), revoked_ms)
     owners = {Asset("bonn", "rig-1"): owner.address}  # type: ignore[attr-defined]
     assert granting.state(record, owners, now_ms) == state
+
+
+# --- a broker's first file -----------------------------------------------------------------------
+
+
+def test_first_file_of_a_broker_knows_the_listener_alone_as_its_administrator(tmp_path: Path) -> None:
+    (tmp_path / "trust.json").write_bytes(msgspec.json.encode(TRUST))
+    result = CliRunner().invoke(app, ["security-file", "--fleet", str(tmp_path)])
+    document = read_security_file(result.stdout_bytes, "stdout")
+    assert found(document, TRUST.listener) == {Entitlement(TRUST.listener, frozenset())}
+    assert [line.topic for role in document.roles for line in role.acls if line.acltype == "publishClientSend"] == [
+        CONTROL_TOPIC
+    ]
