@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {QualityGate, Verdict} from "../src/QualityGate.sol";
-import {Quorum} from "../src/Quorum.sol";
-import {WeightedMedian} from "../src/WeightedMedian.sol";
-import {Cheats} from "./Cheats.sol";
+import {QualityGate, Verdict} from "../../src/QualityGate.sol";
+import {Quorum} from "../../src/Quorum.sol";
+import {WeightedMedian} from "../../src/WeightedMedian.sol";
+import {Cheats} from "../Cheats.sol";
 
 /// @notice What holds of the gate for every input there is, not just for those that a fuzzer drew: `make
 /// contracts-check` has halmos run each `check_` function on symbolic values, and a solver look for some that break an
