@@ -45,16 +45,17 @@ class Block:
 
 @dataclass
 class Interference:
-    """What happens just before a request is answered; `amount` is a depth or a number of branch, as it fits."""
+    """What happens before a request is answered, `quiet` requests after the last such thing."""
 
+    quiet: int
     kind: str
-    amount: int = 0
+    amount: int = 0  # a depth, or the number of a branch
     events: Sequence[int] = ()
 
 
 @dataclass
 class SimulatedNode:
-    """A node that knows every branch there was. Requests use up `plan`, one entry each."""
+    """A node that knows every branch there was. Its requests use `plan` up."""
 
     genesis: str = "genesis"
     plan: list[Interference] = field(default_factory=list)
@@ -68,7 +69,7 @@ class SimulatedNode:
     def __post_init__(self) -> None:
         self.chain: list[Block] = []
         self.branches: list[list[Block]] = []
-        self.forks = self.idle = self.highest = 0
+        self.forks = self.idle = self.highest = self.since = 0
         self.at_last_look = ""
         self.extend([0])
 
@@ -109,8 +110,10 @@ class SimulatedNode:
 
     def _interfere(self) -> None:
         self.requests += 1
-        if not self.plan:
+        self.since += 1
+        if not self.plan or self.since <= self.plan[0].quiet:
             return
+        self.since = 0
         step = self.plan.pop(0)
         match step.kind:
             case "extend":
@@ -230,19 +233,19 @@ def consumer(tmp_path: Path, node: SimulatedNode) -> Consumer:
 
 
 _COUNTS = st.lists(st.integers(0, 2), min_size=1, max_size=4)
+_QUIET = st.integers(0, 15)
 _INTERFERENCE = st.one_of(
-    st.just(Interference("nothing")),
-    st.builds(Interference, st.just("extend"), st.just(0), _COUNTS),
-    st.builds(Interference, st.just("reorganise"), st.integers(1, 6), _COUNTS),
-    st.builds(Interference, st.just("come back"), st.integers(0, 5)),
-    st.builds(Interference, st.just("lag"), st.integers(0, 3)),
-    st.builds(Interference, st.sampled_from(["away", "kill"])),
+    st.builds(Interference, _QUIET, st.just("extend"), st.just(0), _COUNTS),
+    st.builds(Interference, _QUIET, st.just("reorganise"), st.integers(1, 6), _COUNTS),
+    st.builds(Interference, _QUIET, st.just("come back"), st.integers(0, 5)),
+    st.builds(Interference, _QUIET, st.just("lag"), st.integers(0, 3)),
+    st.builds(Interference, _QUIET, st.sampled_from(["away", "kill"])),
 )
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    plan=st.lists(_INTERFERENCE, max_size=60),
+    plan=st.lists(_INTERFERENCE, min_size=5, max_size=30),
     kills=st.lists(st.sampled_from(["", "", "before", "after"]), max_size=25),
     confirmations=st.integers(0, 2),
 )
@@ -256,6 +259,23 @@ async def test_consumer_ends_with_exactly_the_chains_events_whatever_happens_bet
     node.settle(confirmations)
     await consumer.live_on()
     assert consumer.places == sorted(node.places(confirmations))
+
+
+@pytest.mark.parametrize("confirmations", [0, 1, 2])
+async def test_blocks_replaced_between_any_two_requests_of_one_look_are_found_out(
+    tmp_path: Path, confirmations: int
+) -> None:
+    for quiet in range(15):
+        node = SimulatedNode()
+        consumer = Consumer(tmp_path / f"{quiet}.db", node, confirmations)
+        node.extend([1, 1, 1, 1])
+        await consumer.live()
+        node.extend([1, 1])
+        node.plan = [Interference(node.since + quiet, "reorganise", 5, [1, 1, 1, 1, 1, 1])]
+        await consumer.live()
+        node.settle(confirmations)
+        await consumer.live()
+        assert consumer.places == sorted(node.places(confirmations))
 
 
 async def test_lag_counts_from_the_oldest_block_with_an_unfinished_event(tmp_path: Path, node: SimulatedNode) -> None:
@@ -320,7 +340,7 @@ async def test_what_waits_since_before_a_restart_is_compared_with_the_chain_firs
 ) -> None:
     node.extend([2])
     await consumer.live(1)
-    node.plan = [Interference("away")] * 3
+    node.plan = [Interference(0, "away")] * 3
     node.reorganise(1, [0, 1])
     before = len(consumer.seen)
     await consumer.live_on()
