@@ -2,7 +2,8 @@
 
 web3.py gives the formats; its own retries are off, because with a node that is down they add up to 20 s before
 anybody hears of it, and so is its own transport (see _Provider). Reverts come as `CallReverted` with the contract's
-bytes, whatever the node.
+bytes, whatever the node. Nothing that a node says is taken as it comes: what is not of the form it must have is asked
+for again, and is NodeNonsense when it stays so.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from web3.exceptions import (
     BlockNotFound,
     ContractLogicError,
     TransactionNotFound,
+    Web3Exception,
     Web3RPCError,
 )
 from web3.middleware import ExtraDataToPOAMiddleware
@@ -29,6 +31,7 @@ from web3.types import RPCEndpoint
 from gemel.errors import ChainUnavailable, ConfigError
 from gemel.wire.types import Address, Digest
 
+ANSWER_LIMIT_BYTES = 64 * 2**20
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -53,6 +56,14 @@ class CallReverted(Exception):
 
 class NodeRefused(ChainUnavailable):
     """The node refused a request and said why: an account without funds, a nonce, a range that is too wide."""
+
+
+class NodeNonsense(ChainUnavailable):
+    """The node answers with what no correct node says; one that is itself again answers correctly."""
+
+
+class ForeignChain(ChainUnavailable):
+    """The endpoint was on our chain, and another one answers there now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +116,13 @@ class _Provider(AsyncHTTPProvider):
     async def _make_request(self, method: RPCEndpoint, request_data: bytes) -> bytes:  # noqa: ARG002  as web3 calls it
         assert self.session is not None, "a node is used inside its `async with`"
         assert self.endpoint_uri is not None
+        body = bytearray()
         async with self.session.post(self.endpoint_uri, data=request_data, **self.get_request_kwargs()) as answer:
-            return await answer.read()
+            async for chunk in answer.content.iter_any():
+                body += chunk
+                if len(body) > ANSWER_LIMIT_BYTES:
+                    raise BadResponseFormat(f"an answer of more than {ANSWER_LIMIT_BYTES} bytes")
+        return bytes(body)
 
 
 class EvmNode:
@@ -136,26 +152,31 @@ class EvmNode:
         assert self._provider.session is not None
         await self._provider.session.close()
 
-    async def _ask(self, request: Callable[[], Awaitable[_T]]) -> _T:
-        """Ask until there is an answer. An answer that says no is one, and is not asked for again."""
+    async def _ask(self, request: Callable[[], Awaitable[Any]], read: Callable[[Any], _T]) -> _T:
+        """Ask until there is an answer that `read` can take. One that says no is one, and is not asked for again."""
         clock = asyncio.get_running_loop().time
         until, pause = clock() + self._patience.give_up_s, self._patience.first_pause_s
         while True:
             try:
-                return await request()
+                return read(await request())
             except (BlockNotFound, TransactionNotFound):
                 raise  # answers too, which web3 counts among the RPC errors
             except ContractLogicError as error:
                 raise CallReverted(_revert_data(error)) from error
             except Web3RPCError as error:
                 raise NodeRefused(f"the node at {self.rpc_url} refuses: {_refusal(error)}") from error
-            except (ClientError, BadResponseFormat, ValueError, OSError, TimeoutError) as error:
-                # ValueError: what came is no JSON, or not of the form that web3 expects
-                if clock() + pause > until:
-                    raise ChainUnavailable(
-                        f"no chain node answers at {self.rpc_url}: {error or type(error).__name__}"
-                    ) from error
-                _log.debug("no answer from %s, again in %.1f s: %r", self.rpc_url, pause, error)
+            except (ClientError, OSError, TimeoutError) as error:
+                trouble: ChainUnavailable = ChainUnavailable(
+                    f"no chain node answers at {self.rpc_url}: {error or type(error).__name__}"
+                )
+                cause: Exception = error
+            except (Web3Exception, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                # what came is no JSON, or not of the form that web3 or `read` expects; they raise what comes
+                trouble = NodeNonsense(f"the node at {self.rpc_url} answers nonsense: {_first_line(error)}")
+                cause = error
+            if clock() + pause > until:
+                raise trouble from cause
+            _log.debug("again in %.1f s: %s", pause, trouble)
             await asyncio.sleep(pause)
             pause = min(2 * pause, self._patience.longest_pause_s)
 
@@ -169,21 +190,16 @@ class EvmNode:
 
     async def chain_id(self) -> int:
         """The id that the node claims."""
-        return await self._ask(lambda: self._web3.eth.chain_id)
+        return await self._ask(lambda: self._web3.eth.chain_id, _integer)
 
     async def header(self, block: int | None = None) -> Header | None:
         """The header at a height, or the head's; None above the head."""
         try:
-            raw = await self._ask(lambda: self._web3.eth.get_block("latest" if block is None else block))
+            return await self._ask(
+                lambda: self._web3.eth.get_block("latest" if block is None else block), _block_header
+            )
         except BlockNotFound:
             return None
-        return Header(
-            number=raw["number"],
-            hash=_digest(raw["hash"]),
-            parent=_digest(raw["parentHash"]),
-            timestamp_s=raw["timestamp"],
-            base_fee_wei=raw.get("baseFeePerGas", 0),
-        )
 
     async def head(self) -> Header:
         """The last block's header."""
@@ -194,71 +210,93 @@ class EvmNode:
 
     async def code(self, address: Address) -> bytes:
         """A contract's code; empty where there is none."""
-        return bytes(await self._ask(lambda: self._web3.eth.get_code(Web3.to_checksum_address(address))))
+        return await self._ask(lambda: self._web3.eth.get_code(Web3.to_checksum_address(address)), bytes)
 
     async def balance(self, address: Address) -> int:
         """What an account holds, wei."""
-        return await self._ask(lambda: self._web3.eth.get_balance(Web3.to_checksum_address(address)))
+        return await self._ask(lambda: self._web3.eth.get_balance(Web3.to_checksum_address(address)), _integer)
 
     async def logs(self, addresses: Sequence[Address], first: int, last: int) -> list[Log]:
-        """All logs of these contracts in blocks `first` to `last`, both included. Raises NodeRefused if too many."""
-        query: Any = {
-            "address": [Web3.to_checksum_address(each) for each in addresses],
-            "fromBlock": first,
-            "toBlock": last,
-        }
-        return [_log_entry(raw) for raw in await self._ask(lambda: self._web3.eth.get_logs(query))]
+        """All logs of these contracts in blocks `first` to `last`, both included.
+
+        Raises NodeRefused if they are too many, NodeNonsense if one is none that was asked for.
+        """
+        found = await self._logs(addresses, {"fromBlock": first, "toBlock": last})
+        for each in found:
+            if not first <= each.block <= last:
+                raise self._nonsense(each, f"is of block {each.block}, asked were {first} to {last}")
+        return found
+
+    async def logs_of_block(self, addresses: Sequence[Address], header: Header) -> list[Log]:
+        """All logs of these contracts in one block, which no other block of that height can answer for.
+
+        Raises NodeRefused if the node does not have this block (EIP-234; Besu before 25.2 does not say so),
+        NodeNonsense if a log is none that was asked for.
+        """
+        found = await self._logs(addresses, {"blockHash": _hash(header.hash)})
+        for each in found:
+            if (each.block, each.block_hash) != (header.number, header.hash):
+                raise self._nonsense(each, f"is of block {each.block} {each.block_hash}, asked was {header.number}")
+        return found
+
+    async def _logs(self, addresses: Sequence[Address], blocks: Mapping[str, Any]) -> list[Log]:
+        query: Any = {"address": [Web3.to_checksum_address(each) for each in addresses], **blocks}
+        found = await self._ask(
+            lambda: self._web3.eth.get_logs(query), lambda raw: [_log_entry(each) for each in raw]
+        )
+        for each in found:
+            if each.address not in addresses:
+                raise self._nonsense(each, f"is of {each.address}, which was not asked for")
+        return found
+
+    def _nonsense(self, log: Log, what: str) -> NodeNonsense:
+        return NodeNonsense(
+            f"the node at {self.rpc_url} answers nonsense: log {log.index} of transaction {log.transaction} {what}"
+        )
 
     async def transaction(self, digest: Digest) -> Mapping[str, Any] | None:
         """A transaction with web3's field names, or None."""
         try:
-            return await self._ask(lambda: self._web3.eth.get_transaction(_hash(digest)))
+            return await self._ask(lambda: self._web3.eth.get_transaction(_hash(digest)), _mapping)
         except TransactionNotFound:
             return None
 
     async def receipt(self, digest: Digest) -> Receipt | None:
         """The receipt of a transaction that is in a block, or None."""
         try:
-            raw = await self._ask(lambda: self._web3.eth.get_transaction_receipt(_hash(digest)))
+            return await self._ask(
+                lambda: self._web3.eth.get_transaction_receipt(_hash(digest)), lambda raw: _receipt(digest, raw)
+            )
         except TransactionNotFound:
             return None
-        created = raw["contractAddress"]
-        return Receipt(
-            transaction=digest,
-            block=raw["blockNumber"],
-            block_hash=_digest(raw["blockHash"]),
-            gas=raw["gasUsed"],
-            succeeded=raw["status"] == 1,
-            created=created.lower() if created else None,
-            logs=tuple(_log_entry(each) for each in raw["logs"]),
-        )
 
     async def call(
         self, to: Address, data: bytes, *, sender: Address | None = None, block: int | None = None
     ) -> bytes:
         """What a contract answers. Raises CallReverted."""
         request = _call(to, data, sender)
-        return bytes(await self._ask(lambda: self._web3.eth.call(request, "latest" if block is None else block)))
+        at: Any = "latest" if block is None else block
+        return await self._ask(lambda: self._web3.eth.call(request, at), bytes)
 
     # --- writing --------------------------------------------------------------------------------
 
     async def estimate_gas(self, to: Address | None, data: bytes, *, sender: Address) -> int:
         """Gas for a transaction. Raises CallReverted if it would fail."""
         request = _call(to, data, sender)
-        return await self._ask(lambda: self._web3.eth.estimate_gas(request))
+        return await self._ask(lambda: self._web3.eth.estimate_gas(request), _integer)
 
     async def next_nonce(self, address: Address) -> int:
         """The next nonce, counting what waits for a block."""
         account = Web3.to_checksum_address(address)
-        return await self._ask(lambda: self._web3.eth.get_transaction_count(account, "pending"))
+        return await self._ask(lambda: self._web3.eth.get_transaction_count(account, "pending"), _integer)
 
     async def priority_fee(self) -> int:
         """What the node suggests to pay its block's maker, wei a gas."""
-        return await self._ask(lambda: self._web3.eth.max_priority_fee)
+        return await self._ask(lambda: self._web3.eth.max_priority_fee, _integer)
 
     async def send(self, raw: bytes) -> None:
         """Hand in a signed transaction. Raises NodeRefused; a try whose answer got lost may have been taken."""
-        await self._ask(lambda: self._web3.eth.send_raw_transaction(raw))
+        await self._ask(lambda: self._web3.eth.send_raw_transaction(raw), bytes)
 
 
 def _call(to: Address | None, data: bytes, sender: Address | None) -> Any:
@@ -271,8 +309,12 @@ def _call(to: Address | None, data: bytes, sender: Address | None) -> Any:
 
 
 def _refusal(error: Web3RPCError) -> str:
-    answer = error.rpc_response or {}
-    return str(answer.get("error", {}).get("message", error.message))
+    said: Any = (error.rpc_response or {}).get("error")
+    return str(said.get("message", error.message) if isinstance(said, dict) else error.message)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def _revert_data(error: ContractLogicError) -> bytes:
@@ -286,17 +328,68 @@ def _hash(digest: Digest) -> Any:
     return "0x" + digest
 
 
+# --- what a node says, taken apart; whatever these raise, its answer was none --------------------
+
+
+def _integer(raw: object) -> int:
+    if not isinstance(raw, int):
+        raise TypeError(f"{raw!r} where a number belongs")
+    return raw
+
+
+def _mapping(raw: object) -> Mapping[str, Any]:
+    if not isinstance(raw, Mapping):
+        raise TypeError(f"{raw!r} where an object belongs")
+    return raw
+
+
 def _digest(raw: bytes) -> Digest:
+    if len(raw) != 32:
+        raise ValueError(f"{len(raw)} bytes where a hash belongs")
     return bytes(raw).hex()
 
 
+def _address(raw: str) -> Address:
+    if len(bytes.fromhex(raw.removeprefix("0x"))) != 20:
+        raise ValueError(f"{raw!r} where an address belongs")
+    return raw.lower()
+
+
+def _block_header(raw: Mapping[str, Any]) -> Header:
+    return Header(
+        number=_integer(raw["number"]),
+        hash=_digest(raw["hash"]),
+        parent=_digest(raw["parentHash"]),
+        timestamp_s=_integer(raw["timestamp"]),
+        base_fee_wei=_integer(raw.get("baseFeePerGas", 0)),
+    )
+
+
+def _receipt(digest: Digest, raw: Mapping[str, Any]) -> Receipt:
+    created = raw["contractAddress"]
+    return Receipt(
+        transaction=digest,
+        block=_integer(raw["blockNumber"]),
+        block_hash=_digest(raw["blockHash"]),
+        gas=_integer(raw["gasUsed"]),
+        succeeded=_integer(raw["status"]) == 1,
+        created=_address(created) if created else None,
+        logs=tuple(_log_entry(each) for each in raw["logs"]),
+    )
+
+
 def _log_entry(raw: Mapping[str, Any]) -> Log:
+    topics = tuple(bytes(each) for each in raw["topics"])
+    if len(topics) > 4 or any(len(each) != 32 for each in topics):
+        raise ValueError(
+            f"log {raw['logIndex']} of transaction {_digest(raw['transactionHash'])} has topics that are none"
+        )
     return Log(
-        address=raw["address"].lower(),
-        topics=tuple(bytes(each) for each in raw["topics"]),
+        address=_address(raw["address"]),
+        topics=topics,
         data=bytes(raw["data"]),
-        block=raw["blockNumber"],
+        block=_integer(raw["blockNumber"]),
         block_hash=_digest(raw["blockHash"]),
         transaction=_digest(raw["transactionHash"]),
-        index=raw["logIndex"],
+        index=_integer(raw["logIndex"]),
     )
