@@ -116,7 +116,7 @@ async def rights_keeper(
     sources = (opened.chain, EvmSharing(calls), EvmSuspensions(calls))
     wanted = WantedRights(*sources, party.trust, plant, host.clock)
     async with MosquittoRights(party.bus, party.keys.identity.address) as broker:
-        yield RightsKeeper(wanted.read, broker, host.clock, settings.every_s)
+        yield RightsKeeper(wanted.read, broker, host.clock, host.metrics, settings.every_s)
 
 
 def anchored_logs(settings: ListenerSettings, entries: DeploymentLog) -> list[AnchoredLog]:

@@ -12,6 +12,7 @@ import structlog
 from gemel.errors import BusRefused, Refused, Unavailable
 from gemel.exchange.chain_watch import RETRY_S
 from gemel.exchange.wanted_rights import Wanted
+from gemel.host.metrics import Metrics
 from gemel.ports import BrokerRights, ChainEvent, Clock
 from gemel.wire.entitlements import Difference
 from gemel.wire.sharing import Grant
@@ -39,10 +40,16 @@ class RightsKeeper:
     """
 
     def __init__(
-        self, read_wanted: Callable[[], Awaitable[Wanted]], broker: BrokerRights, clock: Clock, every_s: float
+        self,
+        read_wanted: Callable[[], Awaitable[Wanted]],
+        broker: BrokerRights,
+        clock: Clock,
+        metrics: Metrics,
+        every_s: float,
     ) -> None:
         """`read_wanted` is WantedRights.read."""
         self._read_wanted, self._broker, self._clock, self._every_s = read_wanted, broker, clock, every_s
+        self._metrics = metrics
         self._moved = asyncio.Event()
         self._causes: deque[ChainEvent] = deque(maxlen=MOST_CAUSES)  # since the last look
         self._refused: frozenset[tuple[Grant, str]] = frozenset()  # that were said already
@@ -68,11 +75,13 @@ class RightsKeeper:
                 self._causes = deque((*causes, *self._causes), MOST_CAUSES)
                 await self._clock.sleep(RETRY_S)
                 continue
+            self._metrics.rights_compared_s.set(self._clock.now_ms() / 1000)
             otherwise = self._without_event(before)
             if otherwise == NO_EVENT and not all(_because(difference, causes) for difference in mended):
                 await self._moved_within(EVENT_LAG_S)
                 causes += tuple(self._causes)
             for difference in mended:
+                self._metrics.rights_mended.labels(difference.kind).inc()
                 log.info(
                     "rights mended",
                     difference=str(difference),

@@ -23,6 +23,8 @@
     gemel_registry_rows_total            counter    rows that the registry has written: history, and the log of reads
     gemel_registry_waiting_seconds       gauge      the lag: for how long the oldest uncommitted change waits
     gemel_registry_live_readers          gauge      who listens to /live
+    gemel_rights_compared_timestamp_seconds  gauge  when the chain listener last found, or made, the broker as wanted
+    gemel_rights_mended_total{kind}      counter    whose rights it changed there: missing, surplus, changed
     gemel_chain_lag_blocks               gauge      blocks between the chain's head and what a service has finished
     gemel_loop_lag_seconds               histogram  how late the event loop wakes a sleeper
     gemel_mqtt_reconnects_total          counter    links to the broker after the first attempt
@@ -122,6 +124,18 @@ class Metrics:
         age.set_function(age_s)
         on_chain = Gauge("gemel_deployment_on_chain", "Deployment in use on chain.", registry=self.registry)
         on_chain.set_function(deployment)
+
+    @cached_property
+    def rights_compared_s(self) -> Gauge:
+        """The chain listener's, where it keeps the broker's rights."""
+        return Gauge(
+            "gemel_rights_compared_timestamp_seconds", "When the broker was last as wanted.", registry=self.registry
+        )
+
+    @cached_property
+    def rights_mended(self) -> Counter:
+        """The chain listener's, where it keeps the broker's rights."""
+        return Counter("gemel_rights_mended", "Users whose rights were changed.", ["kind"], registry=self.registry)
 
     @cached_property
     def _link_up(self) -> Gauge:

@@ -15,6 +15,7 @@ from chain_listener import rights
 from chain_listener.rights import NO_EVENT, RightsKeeper
 from gemel.errors import BusRefused, BusUnavailable, ChainUnavailable, GemelError, Refused
 from gemel.exchange.wanted_rights import Wanted
+from gemel.host.metrics import Metrics
 from gemel.ports import ChainEvent
 from gemel.wire import topics
 from gemel.wire.entitlements import Difference, Entitlement, differences
@@ -58,6 +59,7 @@ class World:
     broker_errors: list[GemelError] = field(default_factory=list)
     looks: int = 0
     clock: StillClock = field(default_factory=StillClock)
+    metrics: Metrics = field(default_factory=lambda: Metrics("test"))
     gate: asyncio.Event = field(default_factory=asyncio.Event)  # the broker answers while it is set
 
     def __post_init__(self) -> None:
@@ -91,7 +93,7 @@ def event(name: str, transaction: str = "aa", /, *, retracted: bool = False, **v
 
 @asynccontextmanager
 async def keeping(world: World, every_s: float = 3600) -> AsyncIterator[tuple[RightsKeeper, list[EventDict]]]:
-    keeper = RightsKeeper(world.read_wanted, world, world.clock, every_s)
+    keeper = RightsKeeper(world.read_wanted, world, world.clock, world.metrics, every_s)
     with capture_logs() as logs:
         work = asyncio.create_task(keeper.run())
         await settle()
@@ -233,3 +235,15 @@ async def test_grant_that_opens_nothing_is_said_once(world: World) -> None:
             await keeper.on_event(event("AccessGranted"))
             await settle()
     assert [(line["event"], line["scope"]) for line in logs] == [("grant opens nothing", STATE)]
+
+
+async def test_metrics_say_when_the_broker_was_as_wanted_and_how_often_it_was_not(world: World) -> None:
+    world.wanted, world.broker_errors = {ANNE: READS}, [BusUnavailable("no link")]
+    world.gate.clear()
+    async with keeping(world):
+        said = world.metrics.registry.get_sample_value
+        assert said("gemel_rights_compared_timestamp_seconds") is None
+        world.gate.set()
+        await settle()
+        assert said("gemel_rights_compared_timestamp_seconds") == world.clock.now / 1000
+        assert said("gemel_rights_mended_total", {"kind": "missing"}) == 1
