@@ -11,16 +11,15 @@ import aiohttp
 import tomli_w
 
 from gemel.adapters.evm_chain import EvmChain
-from gemel.console.fleet_files import KEYS_FOLDER, POLICY_FILE, TRUST_FILE, read_place
+from gemel.console.fleet_files import CHAIN_FILE, KEYS_FOLDER, POLICY_FILE, TRUST_FILE, read_place
 from gemel.console.founding import create_keys, found
-from gemel.wire.attestations import ModelAttestation, attest
-from gemel.wire.eip712 import Domain
-from gemel.wire.types import NO_DIGEST, sha256
+from gemel.wire.types import sha256
 from tests.support.brokers import embedded_broker
-from tests.support.chains import CHAIN_ID, running_chain
+from tests.support.chains import running_chain
 from tests.support.plans import POLICY, plan_of
 from tests.support.ports import free_port
 from tests.support.services import Service, running
+from tests.support.voters import approve
 
 WAIT_S = 60
 M0 = sha256(b"M0")
@@ -45,7 +44,6 @@ async def test_listener_that_cannot_announce_an_approval_lags_until_it_can(tmp_p
         plan = plan_of(rpc_url=node.url)
         await found(tmp_path, plan, keys)
         place = read_place(tmp_path)
-        contracts = {"device_registry": place.device_registry, "round_registry": place.round_registry}
         broker_port, metrics_port = free_port(), free_port()
         config = tmp_path / "listener.toml"
         config.write_text(
@@ -57,33 +55,19 @@ async def test_listener_that_cannot_announce_an_approval_lags_until_it_can(tmp_p
                     "key_file": str(tmp_path / KEYS_FOLDER / "listener.json"),
                     "metrics_port": metrics_port,
                     "bus": {"url": f"mqtt://127.0.0.1:{broker_port}"},
-                    "chain": {"rpc_url": node.url, **contracts},
+                    "chain": {"file": str(tmp_path / CHAIN_FILE)},
                 }
             )
         )
-        coordinator = await opened.enter_async_context(
-            EvmChain(node.url, *contracts.values(), keys["coordinator"].identity, CHAIN_ID)
-        )
+        coordinator = await opened.enter_async_context(EvmChain(place, keys["coordinator"].identity))
         async with embedded_broker(broker_port):
             listener = Service("chain_listener", ["--config", str(config)], tmp_path / "listener.log")
             await opened.enter_async_context(running(listener))
             assert await lag_is(metrics_port, lambda blocks: blocks == 0) == 0
 
         await coordinator.propose_genesis(plan.task, model=M0, policy=POLICY.digest)
-        vote = ModelAttestation(plan.task, 0, 1, NO_DIGEST, M0, 600_000, 0, approved=True)
-        domain = Domain(CHAIN_ID, place.round_registry)
-        for name in ("validator-1", "validator-2"):
-            who = keys[name].identity
-            await coordinator.attest_model(
-                plan.task,
-                0,
-                validator=who.address,
-                accuracy=600_000,
-                baseline=0,
-                approved=True,
-                signature=attest(vote, domain, who).hex(),
-            )
-        approved = await coordinator.finalise(plan.task, 0)
+        voters = [keys[name].identity for name in plan.validator_names]
+        approved = await approve(coordinator, plan.task, 0, voters, accuracy=600_000)
 
         # The approval cannot be announced without a broker, so its block is not finished, however long that takes.
         assert await lag_is(metrics_port, lambda blocks: blocks > 0) >= 1

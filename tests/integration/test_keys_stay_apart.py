@@ -28,7 +28,7 @@ from gemel.sealing.opener import Opener, create_key
 from gemel.sealing.summer import Summer
 from gemel.sealing.work import seal_update
 from gemel.wire import boxes, tensors
-from gemel.wire.attestations import ModelAttestation, SumAttestation, attest
+from gemel.wire.attestations import SumAttestation
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import Kind
 from gemel.wire.messages import Aggregate, Context, Entry, Opened, decode, encode
@@ -39,6 +39,7 @@ from tests.support.crew import Member
 from tests.support.fleet import WAIT_S, Fleet, Player, fleet, in_one_task, opened
 from tests.support.plans import POLICY
 from tests.support.tiny_task import task
+from tests.support.voters import approve, confirm
 from tests.support.witnessed_round import SERVICES, WitnessedRound
 
 # --- the coordinator --------------------------------------------------------------------------------
@@ -168,10 +169,7 @@ class Desk:
         return SumAttestation(self.task, self.number, root, sum_digest, 3, weight)
 
     async def confirm(self, attestation: SumAttestation) -> None:
-        for name in self.fleet.plan.validator_names:
-            signer = self.fleet.keys[name].identity
-            signature = attest(attestation, self.fleet.trust.domain, signer).hex()
-            await self.chain.attest_sum(self.task, self.number, validator=signer.address, signature=signature)
+        await confirm(self.chain, attestation, self.fleet.validators)
 
     async def tell(self, entries: Sequence[Entry], total: Transfer) -> None:
         """The coordinator's word for what is in the sum."""
@@ -222,18 +220,7 @@ async def desk_of(founded: Fleet) -> Desk:
     chain, listener = await founded.chain_of("coordinator"), await founded.chain_of("listener")
     m0, name, policy = sha256(tensors.to_bytes(task.initial_model(1))), founded.trust.task, founded.plan.policy
     await chain.propose_genesis(name, model=m0, policy=policy.digest)
-    vote = ModelAttestation(name, 0, 1, "0" * 64, m0, 500_000, 0, approved=True)
-    for validator in (founded.keys[name].identity for name in founded.plan.validator_names):
-        await chain.attest_model(
-            name,
-            0,
-            validator=validator.address,
-            accuracy=vote.accuracy,
-            baseline=vote.baseline,
-            approved=vote.approved,
-            signature=attest(vote, founded.trust.domain, validator).hex(),
-        )
-    await chain.finalise(name, 0)
+    await approve(chain, name, 0, founded.validators, accuracy=500_000)
     await listener.record_deployed(name, 0, agents=1)
     return Desk(founded, await founded.play("coordinator"), chain)
 
@@ -267,9 +254,7 @@ async def test_sum_that_the_chain_has_not_confirmed_is_not_opened(desk: Desk, co
     entries, total = desk.updates(context, DISTINCT)
     transfer = await desk.coordinator.transfers.offer(total)
     attestation = await desk.propose(entries, transfer.digest)
-    signer = desk.fleet.keys["validator-1"].identity  # one of the two that are needed
-    signature = attest(attestation, desk.fleet.trust.domain, signer).hex()
-    await desk.chain.attest_sum(desk.task, desk.number, validator=signer.address, signature=signature)
+    await confirm(desk.chain, attestation, desk.fleet.validators[:1])  # one of the two that are needed
     await desk.tell(entries, transfer)
     await desk.end_unopened()
     custodian = desk.fleet.address("custodian")

@@ -21,21 +21,23 @@ import tomli_w
 
 from gemel.adapters.file_blobs import FileBlobs
 from gemel.adapters.mqtt_bus import BusSettings, MqttBus
+from gemel.console.fleet_files import CHAIN_FILE
 from gemel.demo.rig import read_cycles
 from gemel.errors import ChainUnavailable, ConfigError, Malformed, Unavailable
 from gemel.learning.task import Windows
 from gemel.learning.tasks.hydraulic import task
 from gemel.twin.state import Property, Quality, Twin, blank, hold, to_json
 from gemel.wire import tensors, topics
-from gemel.wire.attestations import ModelAttestation, SumAttestation, attest
+from gemel.wire.attestations import SumAttestation
 from gemel.wire.messages import TrainingPlan
 from gemel.wire.types import sha256
 from tests.support.brokers import embedded_broker
-from tests.support.chains import CHAIN_ID, FUNDED, Fleet, open_fleet, running_chain
+from tests.support.chains import CHAIN_ID, FUNDED, TERMS, Fleet, open_fleet, running_chain
 from tests.support.fleet import in_one_task
 from tests.support.parties import TRUST, VALIDATORS
 from tests.support.ports import free_port
 from tests.support.services import REPOSITORY, Registry, running
+from tests.support.voters import approve, confirm
 from validator.settings import ValidatorSettings
 from validator.what_if_command import Question, ask
 
@@ -45,6 +47,7 @@ ROWS = [100, 700, 1200, 1700, 2100]  # of the rig's cycles: each in another cond
 CYCLE_S, STORED_S = 60, 20
 TOKEN, NARROW, FOREIGN = "what-if-token", "narrow-token", "a-token-that-nobody-made"
 TASK = TRUST.task
+POLICY = "01" * 32
 FRESH = "fresh"  # a task whose M0 is deployed, and nothing is voted on
 
 
@@ -113,10 +116,11 @@ async def _plant(folder: Path) -> AsyncIterator[Plant]:
         for model in (in_use, candidate):
             await FileBlobs(folder / "state" / "blobs").put(model)
         (folder / "token").write_text(TOKEN + "\n")
-        trust = msgspec.structs.replace(TRUST, chain_id=CHAIN_ID, registry=fleet.deployed.round_registry)
+        trust = msgspec.structs.replace(TRUST, chain_id=CHAIN_ID, registry=fleet.place.rounds.registry)
         for name in (TASK, FRESH, "unheard-of"):
             named = msgspec.structs.replace(trust, task=name)
             (folder / f"trust-{name}.json").write_bytes(msgspec.json.encode(named))
+        (folder / CHAIN_FILE).write_bytes(msgspec.json.encode(fleet.place))
         document = {
             "state_dir": str(folder / "state"),
             "trust_file": str(folder / f"trust-{TASK}.json"),
@@ -124,11 +128,7 @@ async def _plant(folder: Path) -> AsyncIterator[Plant]:
             "policy_file": str(folder / "not-needed.json"),
             "reference_file": str(folder / "not-needed.npz"),
             "task": "gemel.learning.tasks.hydraulic:task",
-            "chain": {
-                "rpc_url": chain.url,
-                "device_registry": fleet.deployed.device_registry,
-                "round_registry": fleet.deployed.round_registry,
-            },
+            "chain": {"file": str(folder / CHAIN_FILE)},
             "registry": {"url": registry.url, "token_file": str(folder / "token")},
         }
         config = folder / "validator.toml"
@@ -147,27 +147,19 @@ def _models(cycles: Windows) -> tuple[bytes, bytes]:
 
 
 async def _in_use(fleet: Fleet, name: str, model: str) -> None:
-    gate = {"threshold": 0, "max_regression": 1_000_000, "minimum_owners": 3, "quorum": 2}
-    await fleet.operator.create_task(name, **gate)
-    await fleet.coordinator.propose_genesis(name, model=model, policy="01" * 32)
-    base = (await fleet.coordinator.round(name, 0)).base
-    for validator in VALIDATORS[:2]:
-        vote = ModelAttestation(name, 0, 1, base, model, 500_000, 0, approved=True)
-        said = {"accuracy": vote.accuracy, "baseline": vote.baseline, "approved": vote.approved}
-        signature = attest(vote, fleet.domain, validator).hex()
-        await fleet.coordinator.attest_model(name, 0, validator=validator.address, signature=signature, **said)
-    await fleet.coordinator.finalise(name, 0)
+    gate = {"threshold": 0, "max_regression": 1_000_000, "minimum_owners": 3, "quorum_part": TERMS.quorum_part}
+    await fleet.operator.create_task(name, policy=POLICY, **gate)
+    await fleet.coordinator.propose_genesis(name, model=model, policy=POLICY)
+    await approve(fleet.coordinator, name, 0, VALIDATORS, accuracy=500_000)
     await fleet.listener.record_deployed(name, 0, agents=1)
 
 
 async def _voted_on(fleet: Fleet, base: str, model: str) -> None:
     roster, updates, total, opened, explanation = (f"{n:02x}" * 32 for n in range(2, 7))
-    await fleet.coordinator.open_round(TASK, 1, base=base, policy="01" * 32)
+    await fleet.coordinator.open_round(TASK, 1, base=base, policy=POLICY)
     await fleet.coordinator.close_list(TASK, 1, root=roster)
     await fleet.coordinator.propose_sum(TASK, 1, updates_root=updates, sum_digest=total, owners=3, weight=9)
-    for validator in VALIDATORS[:2]:
-        signature = attest(SumAttestation(TASK, 1, updates, total, 3, 9), fleet.domain, validator).hex()
-        await fleet.coordinator.attest_sum(TASK, 1, validator=validator.address, signature=signature)
+    await confirm(fleet.coordinator, SumAttestation(TASK, 1, updates, total, 3, 9), VALIDATORS[:2])
     await fleet.custodian.record_opening(TASK, 1, opened=opened)
     await fleet.coordinator.propose_candidate(TASK, 1, model=model, explanation=explanation, accuracy=600_000)
 

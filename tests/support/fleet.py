@@ -49,6 +49,7 @@ from gemel.twin.window import Example, Window
 from gemel.wire import boxes, envelope
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import HEADER_BYTES, Envelope, Header, Kind
+from gemel.wire.identity import Identity
 from gemel.wire.messages import WHOLE, Commitment, Entry, Invitation, Policy, SealingPolicy, TrainingPlan, decode
 from gemel.wire.tensors import Vector
 from gemel.wire.topics import Learning
@@ -268,6 +269,11 @@ class Fleet:
 
     def address(self, name: str) -> Address:
         return self.keys[name].identity.address
+
+    @property
+    def validators(self) -> tuple[Identity, ...]:
+        """All of them, by name."""
+        return tuple(self.keys[name].identity for name in self.plan.validator_names)
 
     def state(self, name: str) -> Path:
         """The state directory of a service."""
