@@ -6,6 +6,8 @@ VENV   ?= .venv
 ARGS   ?=
 # Test files run side by side in so many processes.
 WORKERS ?= 2
+# slither and halmos: apart from ours, because slither wants an older web3.
+TOOLS  ?= .tools/contracts
 
 BIN   := $(VENV)/bin
 PIP   := $(BIN)/pip --disable-pip-version-check -qq
@@ -15,9 +17,10 @@ VISION := $(shell grep '^torchvision==' constraints.txt)
 # Stamps: set-up runs once, and again when what it depends on has changed.
 USER_STAMP := $(VENV)/.installed
 DEV_STAMP  := $(VENV)/.installed-dev
+TOOLS_STAMP := $(TOOLS)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test chaos lint clean
+.PHONY: help setup setup-dev demo test chaos lint contracts-check clean
 
 help:  ## Show what can be made.
 	@echo "Gemel: twins that learn together. Usage: make TARGET"
@@ -46,8 +49,12 @@ lint: $(DEV_STAMP)  ## Lint, types and import rules only.
 	@echo "==> import rules"
 	@$(BIN)/lint-imports
 
+contracts-check: $(TOOLS_STAMP)  ## Look for known flaws in the contracts (slither) and prove the gate (halmos).
+	@echo "==> slither and halmos"
+	@cd contracts && PATH="$(abspath $(TOOLS))/bin:$$PATH" npm run --silent analyse
+
 clean:  ## Remove the virtual environment, caches and the demo's state.
-	rm -rf $(VENV) demo-state build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(TOOLS) demo-state build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './contracts/node_modules/*' -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -72,4 +79,10 @@ $(DEV_STAMP): $(USER_STAMP)
 	@echo "==> installing what lint and tests need"
 	@$(PIP) install -e '.[dev,drift]' -c constraints.txt
 	@$(PIP) install --no-deps $(VISION)
+	@touch $@
+
+$(TOOLS_STAMP): contracts/requirements-check.txt
+	@echo "==> installing slither and halmos"
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/pip --disable-pip-version-check -qq install -r $<
 	@touch $@
