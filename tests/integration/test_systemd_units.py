@@ -134,8 +134,7 @@ def install(name: str, root: Path) -> dict[str, Path]:
     etc = root / "etc" / "gemel"
     shutil.copytree(UNITS / "etc", etc)
     for file in etc.rglob("*.toml"):
-        text = file.read_text().replace("/etc/", f"{root}/etc/").replace("/var/", f"{root}/var/")
-        file.write_text(text.replace("0x" + "2".zfill(40), TRUST.registry))
+        file.write_text(file.read_text().replace("/etc/", f"{root}/etc/").replace("/var/", f"{root}/var/"))
     (etc / "trust.json").write_bytes(msgspec.json.encode(TRUST))
     (etc / "policy.json").write_bytes(msgspec.json.encode(POLICY))
     (etc / "ca.pem").write_text("not a certificate")
