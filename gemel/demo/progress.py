@@ -50,7 +50,7 @@ class Progress:
             return
         round_, block = _number(values, "round"), f"[dim]block {event.block}[/]"
         name = f"round {round_}" if round_ else "M0"
-        if event.name == "ModelAttested":
+        if event.name == "VoteRevealed":
             verdict = "yes" if values["approved"] else "no"
             self.say(f"{name}  vote {verdict}: measured {_percent(values['accuracy'])}  {block}")
         elif event.name == "RoundApproved":

@@ -28,14 +28,14 @@ def test_every_round_is_told_as_the_contract_decided_it(kept: Kept) -> None:
     assert (refused.reason, refused.accuracy, refused.baseline) == ("no quorum", 0.41, 0.55)
     assert aborted.reason == "no sealing context"
     assert [vote.approved for vote in refused.votes] == [False] * 3
-    assert kept.gate == Gate(threshold=0.3, max_regression=0.02, minimum_owners=3, quorum=2)
+    assert kept.gate == Gate(threshold=0.3, max_regression=0.02, minimum_owners=3, quorum=0.666666)
 
 
 def test_every_transaction_has_its_function_block_and_gas(kept: Kept) -> None:
     first = kept.rounds[1].chain
     assert first
-    functions = ["openRound", "closeList", "proposeSum", "attestSum", "attestSum", "recordOpening"]
-    functions += ["proposeCandidate", "attestModel", "attestModel", "attestModel", "finalise", "recordDeployed"]
+    functions = ["openRound", "closeList", "proposeSum", "attestSums", "recordOpening"]
+    functions += ["proposeCandidate", "commit", "reveal", "finalise", "recordDeployed"]
     assert [each.function for each in first.transactions] == functions
     blocks = [each.block for each in first.transactions]
     assert blocks == sorted(blocks)

@@ -10,6 +10,7 @@ import pytest
 from gemel.errors import Refused
 from gemel.wire.attestations import ModelAttestation, SumAttestation, Vote, attest, check_quorum
 from gemel.wire.eip712 import Domain
+from gemel.wire.electorate import Electorate
 from gemel.wire.identity import Identity, recover
 from gemel.wire.reasons import Reason
 from tests.support.parties import AGENTS, REGISTRY, TRUST, VALIDATORS
@@ -29,8 +30,7 @@ class Claim:
     parent: str = PARENT
     model: str = MODEL
     votes: list[Vote] = field(default_factory=lambda: [vote(v) for v in VALIDATORS])
-    validators: frozenset[str] = TRUST.validator_addresses
-    quorum: int = 2
+    electorate: Electorate = TRUST.electorate  # three of equal stake, two of whom are a quorum
 
     def check(self) -> None:
         check_quorum(
@@ -41,8 +41,7 @@ class Claim:
             parent=self.parent,
             model=self.model,
             votes=self.votes,
-            validators=self.validators,
-            quorum=self.quorum,
+            electorate=self.electorate,
         )
 
 
@@ -73,15 +72,26 @@ def test_dissent_that_is_truly_signed_does_not_spoil_a_quorum() -> None:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_votes_than_the_quorum_are_refused(count: int) -> None:
-    assert f"{count} approvals, 2 needed" in refused(Claim(votes=[vote(v) for v in VALIDATORS[:count]]))
+    assert f"approvals: {100 * count} of the stake" in refused(Claim(votes=[vote(v) for v in VALIDATORS[:count]]))
+
+
+def test_stake_counts_and_not_heads() -> None:
+    seats = TRUST.electorate.members
+    heavy = msgspec.structs.replace(
+        TRUST.electorate, members=(msgspec.structs.replace(seats[0], weight=401), *seats[1:])
+    )
+    Claim(votes=[vote(VALIDATORS[0])], electorate=heavy).check()
+    assert "approvals: 200 of the stake of epoch 1, 401 needed" in refused(
+        Claim(votes=[vote(v) for v in VALIDATORS[1:]], electorate=heavy)
+    )
 
 
 def test_one_validator_twice_counts_once() -> None:
-    assert "1 approvals" in refused(Claim(votes=[vote(VALIDATORS[0]), vote(VALIDATORS[0], accuracy=1)]))
+    assert "approvals: 100 of" in refused(Claim(votes=[vote(VALIDATORS[0]), vote(VALIDATORS[0], accuracy=1)]))
 
 
 def test_disapprovals_make_no_quorum() -> None:
-    assert "0 approvals" in refused(Claim(votes=[vote(v, approved=False) for v in VALIDATORS]))
+    assert "approvals: 0 of" in refused(Claim(votes=[vote(v, approved=False) for v in VALIDATORS]))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +108,7 @@ def test_disapprovals_make_no_quorum() -> None:
     ids=["chain", "registry", "task", "round", "deployment", "parent", "model"],
 )
 def test_votes_for_anything_else_than_what_is_claimed_are_refused(forged: Claim) -> None:
-    assert "not by the pinned validator" in refused(forged)
+    assert "a vote is not by" in refused(forged)
 
 
 def test_vote_of_somebody_who_is_not_pinned_spoils_all() -> None:

@@ -198,10 +198,10 @@ def test_founding_can_stop_after_the_keys(tmp_path):
 
 def test_bad_plan_names_file_and_key(tmp_path):
     plan = tmp_path / "fleet.toml"
-    plan.write_text(EXAMPLE_TOML.replace("quorum = 2", "quorum = 9"))
+    plan.write_text(EXAMPLE_TOML.replace("validators = 3", "validators = 3\nstakes = [9]"))
     result = run("found", plan, tmp_path / "fleet")
     assert result.exit_code == 2
-    assert result.stderr == f"gemel: {plan}: quorum: 1 to 3, the number of validators\n"
+    assert result.stderr == f"gemel: {plan}: stakes: one for each of 3 validators, 1 given\n"
     assert not (tmp_path / "fleet").exists()
 
 

@@ -39,8 +39,12 @@ def test_plan_that_names_neither_scheme_nor_bits_seals_at_four_bits_with_a_publi
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("quorum = 2", "quorum = 4", "quorum: 1 to 3"),
-        ("quorum = 2", "quorum = 0", "quorum"),
+        ("validators = 3", "validators = 3\nquorum = 2", "quorum"),
+        ("validators = 3", "validators = 3\nstakes = [5, 3]", "stakes: one for each of 3 validators, 2 given"),
+        ("[gate]", "[network]\nquorum_part = 500000\n[gate]", "quorum_part"),
+        ("[gate]", "[network]\nminimum_seats = 4\n[gate]", "network.minimum_seats: at most 3"),
+        ("[gate]", "[network]\nadministration_delay_s = 60\n[gate]", "administration_delay_s"),
+        ('owner = "bonn"', 'owner = "bonn"\nassets = ["press"]', "agents.assets"),
         ("validators = 3", "validators = 0", "validators"),
         ("threshold = 300000", "threshold = 1000001", "threshold"),
         ("threshold = 300000", "threshold = '30%'", "threshold"),
@@ -53,8 +57,12 @@ def test_plan_that_names_neither_scheme_nor_bits_seals_at_four_bits_with_a_publi
         ("minimum_owners = 3", 'minimum_owners = 3\ntwo_owners_exception = "me"', "two_owners_exception"),
         ('owner = "bonn"', 'owner = "bonn"\ntrust = 1000001', "trust"),
         ("bits = 8", "bits = 32", "bits"),
-        ("quorum = 2", "quorum = 2\ncustodians = 2", "custodians"),
-        ("quorum = 2", "quorum = 2\ncustodians = 3", "custodians: 1: the key of bfv-packed is one custodian's"),
+        ("validators = 3", "validators = 3\ncustodians = 2", "custodians"),
+        (
+            "validators = 3",
+            "validators = 3\ncustodians = 3",
+            "custodians: 1: the key of bfv-packed is one custodian's",
+        ),
         ("max_frame_bytes = 1000000", "max_frame_bytes = 100", "max_frame_bytes"),
         ('name = "gateway-2"', 'name = "gateway-1"', "gateway-1 is taken"),
         ('name = "gateway-2"', 'name = "coordinator"', "coordinator is taken"),
@@ -132,7 +140,9 @@ def test_keys_in_a_place_that_cannot_be_made_are_a_clear_error(tmp_path):
 
 
 def test_three_custodians_get_names_and_keys_of_their_own(tmp_path):
-    text = EXAMPLE_TOML.replace("quorum = 2", "quorum = 2\ncustodians = 3").replace("bfv-packed", "one-time-keys")
+    text = EXAMPLE_TOML.replace("validators = 3", "validators = 3\ncustodians = 3").replace(
+        "bfv-packed", "one-time-keys"
+    )
     plan = load_plan(write(tmp_path, text))
     assert plan.custodian_names == ("custodian", "custodian-2", "custodian-3")
     assert set(plan.custodian_names) <= set(plan.party_names)

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gemel.errors import ConfigError
 from gemel.wire.eip712 import Domain
@@ -17,6 +18,11 @@ DATA = msgspec.json.encode(TRUST)
 
 def changed(**fields: object) -> bytes:
     return msgspec.json.encode(msgspec.to_builtins(TRUST) | fields)
+
+
+def electorate(**fields: object) -> dict[str, object]:
+    document = msgspec.to_builtins(TRUST.electorate) | msgspec.to_builtins(fields)
+    return {"electorate": document}
 
 
 def test_trust_is_read_as_it_was_written() -> None:
@@ -34,13 +40,14 @@ def test_frames_are_wrapped_for_coordinator_and_validators_and_not_for_the_custo
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"quorum": 0}, "quorum"),
-        ({"quorum": 4}, "quorum: 1 to 3"),
-        ({"validators": []}, "quorum: 1 to 0"),
-        ({"validators": msgspec.to_builtins([TRUST.validators[0]] * 3)}, "validators: each address once"),
+        (electorate(quorum_part=500_000), "quorum_part"),
+        (electorate(quorum_part=1_000_001), "quorum_part"),
+        (electorate(members=()), "members"),
+        (electorate(members=[TRUST.validators[0]] * 3), "members: each address once"),
+        (electorate(members=[replace(TRUST.validators[0], weight=0)]), "weight"),
         ({"custodians": []}, "custodians: one, or three"),
         ({"custodians": msgspec.to_builtins([TRUST.custodians[0]] * 3)}, "custodians: one, or three different"),
-        ({"custodians": msgspec.to_builtins(TRUST.validators[:2])}, "custodians: one, or three"),
+        ({"custodians": msgspec.to_builtins(TRUST.collectors[:2])}, "custodians: one, or three"),
         ({"custodian": msgspec.to_builtins(TRUST.custodians[0])}, "custodian"),
         ({"listener": "0xABCD"}, r"listener"),
         ({"listener": TRUST.listener + "\n"}, r"listener"),

@@ -67,7 +67,7 @@ class _Analysis:
                 threshold_share=kept.gate.threshold,
                 max_regression_share=kept.gate.max_regression,
                 minimum_owners=kept.gate.minimum_owners,
-                quorum=kept.gate.quorum,
+                quorum_share=kept.gate.quorum,
             ),
             verdict=_verdict(rounds, federated, comparison),
             rounds=rounds,

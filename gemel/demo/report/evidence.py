@@ -34,6 +34,7 @@ _EVENTS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "RoundApproved": ("approved", {"deployment": "deployment"}),
     "RoundRejected": ("rejected", {}),
     "RoundDeployed": ("deployed", {}),
+    "RolledBack": ("rolled_back", {}),
     "RoundAborted": ("aborted", {"reason": "reason"}),
 }
 VERDICTS = ("approved", "no quorum", "below threshold", "regression")  # QualityGate.sol, in the order of its enum
@@ -129,7 +130,7 @@ class Gate:
     threshold: float
     max_regression: float
     minimum_owners: int
-    quorum: int
+    quorum: float  # share of the elected stake
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +296,7 @@ def _chain_round(
     for event in events:
         name = functions.get(event.transaction, event.name)
         sent[event.transaction] = ChainTransaction(name, event.transaction, event.block, gas[event.transaction])
-        if event.name == "ModelAttested":
+        if event.name == "VoteRevealed":
             votes.append(_vote(event))
         else:
             facts |= _facts(event)
@@ -332,7 +333,7 @@ def _gate(event: ChainEvent) -> Gate:
         _share(event, "threshold"),
         _share(event, "maxRegression"),
         _number(event, "minimumOwners"),
-        _number(event, "quorum"),
+        _share(event, "quorumPart"),
     )
 
 

@@ -76,7 +76,8 @@ def _header(report: schema.Report) -> Html:
     if report.gate is not None:
         facts["gate"] = (
             f"median accuracy at least {_percent(report.gate.threshold_share)}, at most "
-            f"{_points(report.gate.max_regression_share)} below the model in use, {report.gate.quorum} approvals"
+            f"{_points(report.gate.max_regression_share)} below the model in use, "
+            f"approved by {_percent(report.gate.quorum_share)} of the stake"
         )
     return tag(
         "header",
@@ -562,7 +563,8 @@ def _refusal(each: schema.Round, gate: schema.Gate | None) -> str:
         f"median accuracy {_percent(each.contract_accuracy_share)}, in use {_percent(each.contract_baseline_share)}"
     )
     compared = {
-        "no quorum": f"{sum(vote.approved for vote in each.votes)} approvals, {gate.quorum} needed; {medians}",
+        "no quorum": f"{sum(vote.approved for vote in each.votes)} of {len(each.votes)} votes approve, and less than "
+        f"{_percent(gate.quorum_share)} of the stake; {medians}",
         "below threshold": f"{medians}, at least {_percent(gate.threshold_share)} needed",
         "regression": f"{medians}, at most {_points(gate.max_regression_share)} less allowed",
     }

@@ -44,7 +44,7 @@ class Gate(Part, frozen=True):
     threshold_share: float
     max_regression_share: float
     minimum_owners: int
-    quorum: int
+    quorum_share: float  # of the elected stake
 
 
 class Verdict(Part, frozen=True):
