@@ -80,14 +80,23 @@ class Pile:
         """Those that are to be handed in."""
         return {validator: ballot for validator, ballot in self.ballots.items() if validator not in self.done}
 
-    def is_due(self, expected: int, now_s: float) -> bool:
-        """Whether to hand in now; no more than `expected` will come."""
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the contract may have use for what waits; a quorum, or votes, of which each counts."""
         if not self.waiting or len(self.ballots) <= self.tried:
             return False
-        if len(self.ballots) >= expected:
-            return True
-        weight = self.electorate.weight_of(self.ballots)
-        return weight >= self.electorate.quorum_weight and now_s - self.newest_s >= GRACE_S
+        return self.has_quorum or any(isinstance(ballot, SignedVote) for ballot in self.ballots.values())
+
+    @property
+    def has_quorum(self) -> bool:
+        """Whether those who are on it do."""
+        return self.electorate.weight_of(self.ballots) >= self.electorate.quorum_weight
+
+    def is_due(self, expected: int, now_s: float) -> bool:
+        """Whether to hand in now; no more than `expected` will come."""
+        if not self.is_wanted:
+            return False
+        return len(self.ballots) >= expected or (self.has_quorum and now_s - self.newest_s >= GRACE_S)
 
 
 class Ballots:
@@ -148,12 +157,13 @@ class Ballots:
                     await self._sort(self._heard[0])
                     self._heard.popleft()
                 for key, pile in tuple(self._piles.items()):
-                    await self._look(key, pile)
+                    if pile.is_wanted:
+                        await self._look(key, pile)
             except Unavailable as error:
                 log.warning("once more", why=str(error), retry_s=RETRY_S)
                 await self._post.clock.sleep(RETRY_S)
                 continue
-            waits = any(len(pile.ballots) > pile.tried and pile.waiting for pile in self._piles.values())
+            waits = any(pile.is_wanted for pile in self._piles.values())
             try:
                 async with asyncio.timeout(LOOK_S if waits else None):
                     await self._news.wait()

@@ -87,14 +87,13 @@ class Reporting:
         if self._post.identity.address not in self._post.trust.electorate.addresses:
             log.info("no report", number=number, why="we are not elected")
             return ()
-        stored = await self._signed.stored_reports(self._task, number)
-        if stored:
-            return stored
         roster = await self._said(Kind.ROSTER, number, Roster)
         aggregate = await self._said(Kind.AGGREGATE, number, Aggregate)
         if roster is None or aggregate is None:
-            log.info("no report", number=number, why="its lists did not reach us")
-            return ()
+            stored = await self._signed.stored_reports(self._task, number)  # from before a crash
+            if not stored:
+                log.info("no report", number=number, why="its lists did not reach us")
+            return stored
         roots = admission.root_of(roster.entries), admission.root_of(aggregate.entries)
         if roots != (record.roster_root, record.updates_root):
             log.warning("no report", number=number, why="its lists are not those on chain")

@@ -164,6 +164,15 @@ def test_quorum_waits_a_little_for_more_and_less_than_a_quorum_for_ever() -> Non
     assert not pile_of(second, third).is_due(3, 1e9)  # two of three, and half of the stake
 
 
+def test_votes_of_all_who_committed_go_in_without_a_quorum() -> None:
+    """No more can come, and only once they have is the vote over."""
+    second = VALIDATORS[1]
+    votes = Pile(ELECTORATE, {second.address: a_vote(second)})
+    assert votes.is_due(1, 0.0)
+    assert not votes.is_due(2, 1e9)
+    assert not pile_of(second).is_wanted
+
+
 def test_what_is_in_does_not_go_in_again_and_late_ones_follow() -> None:
     pile = pile_of(*VALIDATORS[:2])
     pile.done |= {each.address for each in VALIDATORS[:2]}
