@@ -9,18 +9,20 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
+from msgspec.structs import replace
 from web3._utils.http_session_manager import HTTPSessionManager
 
+from gemel.adapters.chain_place import ChainPlace
+from gemel.adapters.contract_abi import STAKE_TOKEN
 from gemel.adapters.evm_chain import EvmChain
-from gemel.adapters.evm_deploy import Deployed, deploy
+from gemel.adapters.evm_deploy import TOKEN, NetworkTerms, deploy
+from gemel.adapters.evm_elections import EvmElections
 from gemel.adapters.evm_node import EvmNode, Patience
 from gemel.embedded.chain.server import serving
 from gemel.errors import ChainReverted, ChainUnavailable, ConfigError
-from gemel.ports import PartyRecord, Role
-from gemel.wire.attestations import ModelAttestation, attest
-from gemel.wire.eip712 import Domain
-from gemel.wire.types import NO_DIGEST
-from tests.support.chains import CHAIN_ID, FUNDED, OPERATOR, party
+from gemel.ports import Role, Sent
+from gemel.wire.identity import Identity
+from tests.support.chains import CHAIN_ID, FUNDED, OPERATOR, party, proof_of
 from tests.support.parties import COORDINATOR, VALIDATORS, identity
 from tests.support.ports import free_port
 
@@ -100,26 +102,34 @@ async def proxy(tmp_path: Path) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-async def deployed(proxy: Proxy) -> Deployed:
-    return await deploy(proxy.target, OPERATOR, CHAIN_ID)
+async def deployed(proxy: Proxy) -> ChainPlace:
+    holders = {OPERATOR.address: 1000}
+    who = {"tokens": holders, "administrators": (OPERATOR.address,)}
+    return await deploy(proxy.target, OPERATOR, CHAIN_ID, terms=NetworkTerms(), **who)
 
 
-def client(url: str, at: Deployed, who: int = 4, patience: Patience | None = None) -> EvmChain:
-    return EvmChain(url, at.device_registry, at.round_registry, identity(who), CHAIN_ID, patience=patience)
+def client(url: str, at: ChainPlace, who: int = 4, patience: Patience | None = None) -> EvmChain:
+    return EvmChain(replace(at, rpc_url=url), identity(who), patience=patience)
 
 
-async def test_transaction_whose_answer_is_lost_is_sent_once(proxy: Proxy, deployed: Deployed) -> None:
+async def enter(chain: EvmChain, who: Identity, role: Role) -> Sent:
+    record = party(who, role)
+    return await chain.register(record, proof_of(who, record, chain.calls.place))
+
+
+async def test_transaction_whose_answer_is_lost_is_sent_once(proxy: Proxy, deployed: ChainPlace) -> None:
     async with client(proxy.url, deployed) as chain:
         proxy.method, proxy.faults = "eth_sendRawTransaction", [answer_lost]
-        sent = await chain.register(party(COORDINATOR, Role.COORDINATOR))
+        before = await chain.calls.node.head()
+        sent = await enter(chain, COORDINATOR, Role.COORDINATOR)
         assert proxy.asked.count("eth_sendRawTransaction") == 2
-        assert sent.block == deployed.block + 2
+        assert sent.block == before.number + 1
         assert len(await chain.parties()) == 1
 
 
 @pytest.mark.parametrize("fault", [bad_gateway, garbage, no_answer_object, silence])
 async def test_call_gets_its_answer_once_the_node_is_itself_again(
-    proxy: Proxy, deployed: Deployed, fault: Fault
+    proxy: Proxy, deployed: ChainPlace, fault: Fault
 ) -> None:
     async with client(proxy.url, deployed, patience=Patience(request_s=0.3, first_pause_s=0.01)) as chain:
         proxy.method, proxy.faults = "eth_call", [fault, fault]
@@ -129,7 +139,7 @@ async def test_call_gets_its_answer_once_the_node_is_itself_again(
 
 @pytest.mark.parametrize("fault", [bad_gateway, garbage, no_answer_object, wrong_type, silence])
 async def test_node_that_never_answers_sensibly_is_unavailable(
-    proxy: Proxy, deployed: Deployed, fault: Fault
+    proxy: Proxy, deployed: ChainPlace, fault: Fault
 ) -> None:
     async with client(proxy.url, deployed, patience=IMPATIENT) as chain:
         proxy.method, proxy.faults = "eth_call", [fault] * 1000
@@ -149,35 +159,32 @@ async def test_node_that_is_not_there_is_unavailable() -> None:
             await node.head()
 
 
-async def test_sender_without_funds_is_told_so(proxy: Proxy, deployed: Deployed) -> None:
+async def test_sender_without_funds_is_told_so(proxy: Proxy, deployed: ChainPlace) -> None:
     poor = identity(77)
     async with client(proxy.url, deployed) as chain:
-        await chain.register(PartyRecord(poor.address, poor.address, Role.COORDINATOR, "ab" * 32, active=True))
-        await chain.create_task("hydraulic", threshold=0, max_regression=0, minimum_owners=3, quorum=1)
+        await enter(chain, poor, Role.COORDINATOR)
     async with client(proxy.url, deployed, 77) as chain:
         with pytest.raises(ChainUnavailable, match="fund"):
-            await chain.propose_genesis("hydraulic", model="ab" * 32, policy="cd" * 32)
+            await EvmElections(chain.calls).fund(0)
 
 
-async def test_of_two_that_do_the_same_at_once_one_is_told_that_it_is_done(proxy: Proxy, deployed: Deployed) -> None:
+async def test_of_two_that_do_the_same_at_once_one_is_told_that_it_is_done(
+    proxy: Proxy, deployed: ChainPlace
+) -> None:
     """Both estimates may hold before either is in a block; the later one then fails there, with its reason."""
     async with client(proxy.url, deployed) as first, client(proxy.url, deployed, 5) as second:
-        for who, role in ((OPERATOR, Role.COORDINATOR), (VALIDATORS[0], Role.VALIDATOR)):
-            await first.register(party(who, role))
-        await first.create_task("hydraulic", threshold=0, max_regression=0, minimum_owners=3, quorum=1)
-        await first.propose_genesis("hydraulic", model="ab" * 32, policy="cd" * 32)
-        said = ModelAttestation("hydraulic", 0, 1, NO_DIGEST, "ab" * 32, 5, 0, approved=True)
-        vote = {"validator": VALIDATORS[0].address, "accuracy": 5, "baseline": 0, "approved": True}
-        vote["signature"] = attest(said, Domain(CHAIN_ID, deployed.round_registry), VALIDATORS[0]).hex()
+        await enter(first, VALIDATORS[0], Role.VALIDATOR)
+        await first.calls.send(STAKE_TOKEN, "transfer", VALIDATORS[0].address, TOKEN)
+        async with client(proxy.target, deployed, 11) as validator:
+            await EvmElections(validator.calls).stake(TOKEN)
         proxy.method, proxy.faults = "eth_sendRawTransaction", [wait_for_the_other(asyncio.Barrier(2))] * 2
-        results = await asyncio.gather(
-            *(chain.attest_model("hydraulic", 0, **vote) for chain in (first, second)), return_exceptions=True
-        )
+        closing = (EvmElections(chain.calls).close_epoch() for chain in (first, second))
+        results = await asyncio.gather(*closing, return_exceptions=True)
     (refused,) = [each for each in results if isinstance(each, BaseException)]
     assert isinstance(refused, ChainReverted)
-    assert refused.error == "AlreadyAttested"
+    assert refused.error == "EpochRunning"
 
 
 async def test_deploying_on_another_chain_is_refused(proxy: Proxy) -> None:
     with pytest.raises(ConfigError, match="chain_id"):
-        await deploy(proxy.target, OPERATOR, 1)
+        await deploy(proxy.target, OPERATOR, 1, terms=NetworkTerms(), tokens={}, administrators=())

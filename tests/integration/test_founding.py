@@ -30,12 +30,16 @@ async def test_founded_fleet_stands_on_chain_as_planned_and_is_not_founded_twice
         assert msgspec.json.decode(policy, type=Policy) == POLICY
         assert sha256(policy) == POLICY.digest
         place = msgspec.json.decode((tmp_path / "chain.json").read_bytes(), type=ChainPlace)
-        assert (place.round_registry, place.chain_id) == (trust.registry, trust.chain_id)
-
-        contracts = (place.device_registry, place.round_registry)
-        async with EvmChain(place.rpc_url, *contracts, None, place.chain_id) as chain:
+        assert place.rounds == trust.domain
+        async with EvmChain(place, None) as chain:
             parties = {party.address: party for party in await chain.parties()}
             task = await chain.task(plan.task)
+            assert await chain.electorate(plan.task, await chain.epoch()) == trust.electorate
+            right, operator = "00" * 32, keys["operator"].identity.address
+            for contract in ("DeviceRegistry", "Election", "Maintenance", "AuditAnchors"):
+                administration = place.contracts["Administration"]
+                assert await chain.calls.call(contract, "hasRole", right, administration), contract
+                assert not await chain.calls.call(contract, "hasRole", right, operator), contract
         assert len(parties) == len(keys) - 1  # everybody but the operator
         assert all(parties[keys[n].identity.address].box == keys[n].box for n in keys if n != "operator")
         roles = [party.role for party in parties.values()]
@@ -43,7 +47,8 @@ async def test_founded_fleet_stands_on_chain_as_planned_and_is_not_founded_twice
         owners = [party.owner for party in parties.values() if party.role == Role.AGENT]
         assert owners == [owner_address(agent.owner) for agent in plan.agents]
         assert len(set(owners)) == 4
-        assert (task.threshold, task.max_regression, task.minimum_owners, task.quorum) == (300_000, 20_000, 3, 2)
+        gate = (task.threshold, task.max_regression, task.minimum_owners, task.quorum_part, task.policy)
+        assert gate == (300_000, 20_000, 3, 666_666, POLICY.digest)
 
         before = (tmp_path / "trust.json").read_bytes()
         with pytest.raises(ConfigError, match="has been founded here already"):

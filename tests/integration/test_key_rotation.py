@@ -25,8 +25,7 @@ async def gemel(*arguments: str | Path) -> Result:
 
 
 async def registered(fleet: Path, *addresses: Address) -> list[PartyRecord]:
-    place = read_place(fleet)
-    async with EvmChain(place.rpc_url, place.device_registry, place.round_registry, None, place.chain_id) as chain:
+    async with EvmChain(read_place(fleet), None) as chain:
         return [await chain.party(address) for address in addresses]
 
 

@@ -31,8 +31,7 @@ def test_deployment_carries_a_quorum_of_confirmations_of_its_sum(witnessed_round
     (aggregate,) = (decode(Aggregate, body) for body in heard(witnessed_round, witnessed_round.topics.aggregate))
     assert (confirmed.updates_root, confirmed.sum) == (aggregate.updates_root, aggregate.sum.digest)
     attested = SumAttestation(TASK, ROUND, confirmed.updates_root, confirmed.sum, confirmed.owners, confirmed.weight)
-    pinned, quorum = trust.validator_addresses, trust.quorum
-    check_confirmed(trust.domain, attested, confirmed.confirmations, pinned, quorum)
+    check_confirmed(trust.domain, attested, confirmed.confirmations, trust.electorate)
 
 
 def test_every_agent_gets_the_way_from_its_update_to_the_confirmed_root(witnessed_round: WitnessedRound) -> None:
