@@ -14,17 +14,30 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from gemel.learning.task import Windows
 from gemel.twin.agent import AgentStatus, status_from_json
 from gemel.wire import boxes, envelope, tensors, topics
 from gemel.wire.attestations import ModelAttestation, Vote, attest
 from gemel.wire.envelope import Header, Kind
 from gemel.wire.identity import Identity
-from gemel.wire.messages import Context, Deployment, Fetch, Installed, Invitation, ModelOffer, decode, encode
+from gemel.wire.messages import (
+    Context,
+    Deployment,
+    Fetch,
+    Installed,
+    Invitation,
+    ModelOffer,
+    Restored,
+    TrainingPlan,
+    decode,
+    encode,
+)
 from gemel.wire.reasons import Reason
+from gemel.wire.standing import Facts, sign_standing
 from gemel.wire.tensors import Model
 from gemel.wire.types import NO_DIGEST, Digest, sha256
 from tests.support.fleet import SITE, Fleet, Player, fleet, in_one_task, opened
-from tests.support.tiny_task import task
+from tests.support.tiny_task import sample_windows, task
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -41,6 +54,7 @@ class Plant:
     coordinator: Player
     custodian: Player
     in_use: bytes = b""
+    before: bytes = b""  # what ran before it
     number: int = 0  # of the deployment in use
     deployments: list[bytes] = field(default_factory=list)  # every message by which something was installed
     _last: int = 0
@@ -82,12 +96,38 @@ class Plant:
     def validators(self) -> tuple[Identity, ...]:
         return tuple(self.fleet.keys[name].identity for name in self.fleet.plan.validator_names)
 
+    def approvals_of(self, validators: int) -> str:
+        """How the agent puts it that so many of the validators, who weigh the same, have approved."""
+        electorate = self.fleet.trust.electorate
+        weight = validators * electorate.members[0].weight
+        return f"approvals: {weight} of the stake of epoch {electorate.epoch}, {electorate.quorum_weight} needed"
+
+    def standings(self, deployment: Deployment, /, *validators: Identity, **changes: object) -> Restored:
+        """That such a deployment stands, really signed; `changes`: what was signed instead."""
+        trust = self.fleet.trust
+        facts = Facts(
+            trust.electorate.epoch,
+            trust.electorate.digest,
+            deployment.deployment,
+            deployment.model,
+            self.fleet.plan.policy.digest,
+        )
+        facts = msgspec.structs.replace(facts, **changes)
+        signed = (sign_standing(facts, trust.task, trust.domain, v, block=1, time_ms=1) for v in validators)
+        return Restored(facts, tuple(signed))
+
+    def restored(self, model: Digest, number: int | None = None) -> Deployment:
+        """A deployment of an older model that a quorum of the validators says stands."""
+        deployment = self.approval(model, number)
+        return msgspec.structs.replace(deployment, restored=self.standings(deployment, *self.validators))
+
     def approval(self, model: Digest, number: int | None = None) -> Deployment:
         """A deployment with everything but votes."""
         return Deployment(
             deployment=self.next_number() if number is None else number,
             parent=sha256(self.in_use) if self.in_use else NO_DIGEST,
             model=model,
+            epoch=self.fleet.trust.electorate.epoch,
             votes=(),
             accuracy=900_000,
             transaction=sha256(b"a transaction"),
@@ -127,12 +167,21 @@ class Plant:
         await self.offer(deployment.model, data, since)
         report = await self.report(since)
         assert (report.outcome, report.model) == ("installed", deployment.model), report
-        self.in_use, self.number = data, deployment.deployment
+        self.before, self.in_use, self.number = self.in_use, data, deployment.deployment
         self.deployments.append(message)
 
     async def report(self, since: int) -> Installed:
         topic = self.fleet.topics.installed(self.agent)
         return decode(Installed, (await self.fleet.heard(topic, since=since)).body)
+
+    async def word(self, since: int, outcome: str) -> Installed:
+        """A canary's word on how the model does."""
+        topic = self.fleet.topics.installed(self.agent)
+
+        def says(payload: bytes) -> bool:
+            return decode(Installed, payload[envelope.HEADER_BYTES :]).outcome == outcome
+
+        return decode(Installed, (await self.fleet.heard(topic, since=since, where=says)).body)
 
     async def status(self, word: str) -> AgentStatus:
         """The latest status, as soon as that holds this word. A status is not said again where nothing changed."""
@@ -158,8 +207,8 @@ class Plant:
         assert status.refusal.startswith(f"refused: {reason}"), status.refusal
         assert status.model is not None
         assert (status.model.deployment, status.model.digest) == (self.number, sha256(self.in_use))
-        models = list((self.fleet.state(AGENT) / "models").iterdir())
-        assert [path.read_bytes() for path in models] == [self.in_use]
+        models = (self.fleet.state(AGENT) / "models").iterdir()
+        assert {path.read_bytes() for path in models} == {self.in_use, self.before}  # and nothing that was refused
 
 
 def some_model(seed: int) -> bytes:
@@ -185,7 +234,7 @@ async def test_approval_by_keys_that_are_not_pinned_is_refused(plant: Plant) -> 
     deployment = plant.approval(sha256(some_model(3)))
     strangers = (Identity(b"\1" * 32), Identity(b"\2" * 32))
     forged = msgspec.structs.replace(deployment, votes=plant.votes(deployment, *strangers))
-    await plant.expect_refusal(plant.signed(forged), Reason.NO_QUORUM, "not by the pinned validator")
+    await plant.expect_refusal(plant.signed(forged), Reason.NO_QUORUM, "a vote is not by")
 
 
 async def test_votes_in_pinned_names_by_other_keys_are_refused(plant: Plant) -> None:
@@ -202,20 +251,20 @@ async def test_votes_in_pinned_names_by_other_keys_are_refused(plant: Plant) -> 
 async def test_too_few_votes_are_refused(plant: Plant) -> None:
     deployment = plant.approval(sha256(some_model(3)))
     one = msgspec.structs.replace(deployment, votes=plant.votes(deployment, plant.validators[0]))
-    await plant.expect_refusal(plant.signed(one), Reason.NO_QUORUM, "1 approvals, 2 needed")
+    await plant.expect_refusal(plant.signed(one), Reason.NO_QUORUM, plant.approvals_of(1))
 
 
 async def test_one_validators_vote_twice_is_one_vote(plant: Plant) -> None:
     deployment = plant.approval(sha256(some_model(4)))
     twice = msgspec.structs.replace(deployment, votes=plant.votes(deployment, *[plant.validators[1]] * 2))
-    await plant.expect_refusal(plant.signed(twice), Reason.NO_QUORUM, "1 approvals, 2 needed")
+    await plant.expect_refusal(plant.signed(twice), Reason.NO_QUORUM, plant.approvals_of(1))
 
 
 async def test_votes_against_a_model_are_no_approval(plant: Plant) -> None:
     deployment = plant.approval(sha256(some_model(3)))
     against = plant.votes(deployment, *plant.validators, approved=False)
     message = plant.signed(msgspec.structs.replace(deployment, votes=against))
-    await plant.expect_refusal(message, Reason.NO_QUORUM, "0 approvals, 2 needed")
+    await plant.expect_refusal(message, Reason.NO_QUORUM, plant.approvals_of(0))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +281,7 @@ async def test_votes_against_a_model_are_no_approval(plant: Plant) -> None:
 async def test_votes_over_something_else_are_refused(plant: Plant, what: dict[str, object]) -> None:
     deployment = plant.approval(sha256(some_model(3)))
     other = msgspec.structs.replace(deployment, votes=plant.votes(deployment, *plant.validators, **what))
-    await plant.expect_refusal(plant.signed(other), Reason.NO_QUORUM, "not by the pinned validator")
+    await plant.expect_refusal(plant.signed(other), Reason.NO_QUORUM, "a vote is not by")
 
 
 async def test_replayed_older_approval_is_refused(plant: Plant) -> None:
@@ -292,6 +341,68 @@ async def test_approved_bytes_that_are_no_model_of_the_task_are_refused(plant: P
     await plant.expect_refusal(message, Reason.BROKEN_MODEL, word, served=data)
 
 
+async def test_older_model_without_anybodys_word_is_refused(plant: Plant) -> None:
+    """Neither votes nor standings: the listener alone says that the chain went back."""
+    await plant.expect_refusal(
+        plant.signed(plant.approval(sha256(plant.before))), Reason.NO_QUORUM, plant.approvals_of(0)
+    )
+
+
+async def test_older_model_with_too_few_standings_is_refused(plant: Plant) -> None:
+    deployment = plant.approval(sha256(plant.before))
+    for signers in ((), plant.validators[:1], plant.validators[:1] * 2):
+        word = plant.standings(deployment, *signers)
+        message = plant.signed(msgspec.structs.replace(deployment, restored=word))
+        await plant.expect_refusal(message, Reason.NO_QUORUM, f"standing of deployment {deployment.deployment}")
+        deployment = plant.approval(sha256(plant.before))
+
+
+async def test_older_model_with_standings_of_strangers_is_refused(plant: Plant) -> None:
+    deployment = plant.approval(sha256(plant.before))
+    strangers = plant.standings(deployment, Identity(b"\5" * 32), Identity(b"\6" * 32))
+    message = plant.signed(msgspec.structs.replace(deployment, restored=strangers))
+    await plant.expect_refusal(message, Reason.NO_QUORUM, "a standing is not signed by")
+
+
+@pytest.mark.parametrize(
+    "what",
+    [{"model": sha256(b"another model")}, {"deployment": 1000}, {"epoch": 2}, {"electorate": sha256(b"another")}],
+    ids=lambda what: next(iter(what)),
+)
+async def test_standings_of_something_else_bring_no_older_model_back(plant: Plant, what: dict[str, object]) -> None:
+    deployment = plant.approval(sha256(plant.before))
+    word = plant.standings(deployment, *plant.validators, **what)
+    message = plant.signed(msgspec.structs.replace(deployment, restored=word))
+    await plant.expect_refusal(message, Reason.DIGEST_MISMATCH, "another")
+
+
+async def test_older_model_under_its_old_number_is_refused(plant: Plant) -> None:
+    """Once it stood, and validators said so: the number tells that it is history."""
+    message = plant.signed(plant.restored(sha256(plant.before), plant.number))
+    await plant.expect_refusal(message, Reason.NOT_ABOVE, f"deployment {plant.number}, we run")
+
+
+async def test_votes_of_an_epoch_that_nobody_knows_are_refused_for_now(plant: Plant) -> None:
+    deployment = msgspec.structs.replace(plant.approval(sha256(some_model(3))), epoch=9)
+    message = plant.signed(msgspec.structs.replace(deployment, votes=plant.votes(deployment, *plant.validators)))
+    await plant.expect_refusal(message, Reason.UNKNOWN_EPOCH, "epoch 9")
+
+
+async def test_deployment_for_other_canaries_waits(plant: Plant) -> None:
+    deployment = plant.approved(sha256(some_model(3)))
+    for_others = msgspec.structs.replace(deployment, canaries=(plant.fleet.address("gateway-b"),))
+    await plant.announce(plant.signed(for_others))
+    status = await plant.status(f"waiting for the canaries of deployment {deployment.deployment}")
+    assert status.model is not None
+    assert (status.model.deployment, status.refusal) == (plant.number, "")
+
+
+async def test_deployment_for_other_canaries_that_nobody_approved_is_refused(plant: Plant) -> None:
+    """To wait for it would tell a person that it is on its way."""
+    forged = msgspec.structs.replace(plant.approval(sha256(some_model(3))), canaries=("0x" + "1" * 40,))
+    await plant.expect_refusal(plant.signed(forged), Reason.NO_QUORUM, plant.approvals_of(0))
+
+
 async def test_invitation_from_a_crafted_base_gets_no_update(plant: Plant) -> None:
     """Nobody trains from a model that was never approved: its update would tell what the base was crafted to ask."""
     crafted, of = sha256(some_model(666)), plant.fleet.topics
@@ -308,6 +419,53 @@ async def test_invitation_from_a_crafted_base_gets_no_update(plant: Plant) -> No
     assert status.model is not None
     assert status.model.digest == sha256(plant.in_use)
     assert not plant.fleet.witness.on(of.commitment(plant.agent))
+
+
+async def test_canary_installs_watches_and_says_how_the_model_does(plant: Plant) -> None:
+    """The same model again, which cannot be worse; then everybody's turn comes, and nothing is installed twice."""
+    deployment, since = plant.approved(sha256(plant.in_use)), plant.fleet.witness.now
+    for_us = msgspec.structs.replace(deployment, canaries=(plant.agent,))
+    await plant.announce(plant.signed(for_us))
+    assert (await plant.report(since)).outcome == "installed"
+    word = await plant.word(since, "healthy")
+    assert (word.deployment, word.model) == (deployment.deployment, deployment.model)
+    status = await plant.status(f"deployment {deployment.deployment} is healthy here")
+    assert status.deploying.endswith(word.reason)
+    plant.number = deployment.deployment
+    since = plant.fleet.witness.now
+    await plant.announce(plant.signed(deployment))
+    assert (await plant.report(since)).outcome == "installed"
+    assert (await plant.status('"deploying":""')).model == status.model
+
+
+async def test_canary_that_finds_the_model_worse_says_so_and_goes_back_without_a_download(plant: Plant) -> None:
+    """A model that learnt the contrary of what this machine's inspections found, and the older one restored."""
+    good, bad = taught(contrary=False), taught(contrary=True)
+    await plant.install(good)
+    deployment, since = plant.approved(sha256(bad)), plant.fleet.witness.now
+    await plant.announce(plant.signed(msgspec.structs.replace(deployment, canaries=(plant.agent,))))
+    await plant.offer(deployment.model, bad, since)
+    word = await plant.word(since, "unhealthy")
+    assert "are wrong that were right before" in word.reason
+    asked = len(plant.fleet.witness.on(plant.fleet.topics.fetch(plant.coordinator.address, plant.agent)))
+    restored, since = plant.restored(sha256(good)), plant.fleet.witness.now
+    await plant.announce(plant.signed(restored))
+    report = await plant.report(since)
+    assert (report.outcome, report.deployment, report.model) == ("installed", restored.deployment, sha256(good))
+    status = await plant.status(f'"deployment":{restored.deployment}')
+    assert status.model is not None
+    assert (status.model.digest, status.deploying) == (sha256(good), "")
+    assert len(plant.fleet.witness.on(plant.fleet.topics.fetch(plant.coordinator.address, plant.agent))) == asked
+    plant.before, plant.in_use, plant.number = bad, good, restored.deployment
+
+
+def taught(*, contrary: bool) -> bytes:
+    """A model that learnt this agent's windows, or the first wrong class for each."""
+    windows = sample_windows(seed=1)
+    labels = (windows.labels + contrary) % np.array([len(head.classes) for head in task.heads])
+    plan = TrainingPlan(epochs=30, batch_size=16, learning_rate=0.5)
+    model = task.train(task.initial_model(1), Windows(windows.inputs, labels), plan, 1, 1).model
+    return tensors.to_bytes(model)
 
 
 async def test_agent_that_refused_all_that_still_takes_what_is_approved(plant: Plant) -> None:
