@@ -30,7 +30,8 @@ _ADDRESS = re.compile(r"0x[0-9a-f]{40}")
 def extra_data(validators: Sequence[Address]) -> str:
     """RLP([32 bytes vanity, validators, no vote, round 0, no seals]); validators in rising order, like Besu."""
     addresses = sorted(bytes.fromhex(_address(each, "validators")[2:]) for each in validators)
-    return "0x" + rlp.encode([VANITY, addresses, [], 0, []]).hex()
+    encoded: bytes = rlp.encode([VANITY, addresses, [], 0, []])
+    return "0x" + encoded.hex()
 
 
 def genesis(chain_id: int, validators: Sequence[Address], *, block_period_s: int = 2) -> dict[str, Any]:
