@@ -27,6 +27,7 @@ audit_app = typer.Typer(
 )
 keys_app = typer.Typer(help="Make, show, rotate and destroy key files.", no_args_is_help=True)
 twin_app = typer.Typer(help="Look at twins.", no_args_is_help=True)
+besu_app = typer.Typer(help="Write the files of a Besu QBFT network (deploy/besu).", no_args_is_help=True)
 app.add_typer(audit_app, name="audit")
 app.add_typer(keys_app, name="keys")
 app.add_typer(maintenance_app, name="maintenance")
@@ -37,6 +38,7 @@ app.command("grants")(granting_command.grants)
 app.command("assign")(granting_command.assign)
 app.command("security-file")(granting_command.security_file)
 audit_app.command("grants")(granting_command.audit_grants)
+app.add_typer(besu_app, name="besu")
 
 _KeyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A party's key file.")]
 Kept = Annotated[Path, typer.Argument(metavar="DIR", help="The kept state of a fleet (gemel demo --keep DIR).")]
@@ -287,6 +289,40 @@ def export_chain(
     from gemel.console.exporting import write_export
 
     typer.echo(asyncio.run(write_export(directory)))
+
+
+@besu_app.command("genesis")
+def besu_genesis(
+    chain_id: Annotated[int, typer.Option(help="A number that no other network has.")],
+    validators: Annotated[str, typer.Option(metavar="0x..,0x..", help="The first validators' node addresses.")],
+    block_period_s: Annotated[int, typer.Option(help="Seconds from block to block.")] = 2,
+) -> None:
+    """Write genesis.json to standard output: four validators or more, seated by the first block itself."""
+    import json
+
+    from gemel.console import besu
+
+    document = besu.genesis(chain_id, validators.split(","), block_period_s=block_period_s)
+    typer.echo(json.dumps(document, indent=2))
+
+
+@besu_app.command("transition")
+def besu_transition(
+    genesis: Annotated[Path, typer.Argument(metavar="GENESIS", help="The network's genesis.json.")],
+    election: Annotated[str, typer.Option(metavar="0x..", help="The Election, whose first epoch is closed.")],
+    block: Annotated[int, typer.Option(help="From which block on; ahead of every node.")],
+) -> None:
+    """Write genesis.json anew to standard output: from that block on the Election says who makes blocks."""
+    import json
+
+    from gemel.console import besu
+    from gemel.errors import ConfigError
+
+    try:
+        document = json.loads(genesis.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(str(genesis), "genesis", "a readable file of JSON") from error
+    typer.echo(json.dumps(besu.with_election(document, election, block), indent=2))
 
 
 def _show(keys: Mapping[str, Keys]) -> None:
