@@ -42,10 +42,16 @@ class Member(Service):
 
 
 class Crew:
-    """The services of `plant` by name. `bus_of` gives each its [bus] section."""
+    """The services of `plant` by name. `bus_of` gives each its [bus] section; some run other `modules` than theirs."""
 
-    def __init__(self, plant: Fleet, chain: EvmChain, bus_of: Callable[[str], Mapping[str, Any]]) -> None:
-        self.plant, self.chain, self._bus_of = plant, chain, bus_of
+    def __init__(
+        self,
+        plant: Fleet,
+        chain: EvmChain,
+        bus_of: Callable[[str], Mapping[str, Any]],
+        modules: Mapping[str, str] = {},
+    ) -> None:
+        self.plant, self.chain, self._bus_of, self._modules = plant, chain, bus_of, modules
         self.members: dict[str, Member] = {}
 
     def __getitem__(self, name: str) -> Member:
@@ -67,7 +73,7 @@ class Crew:
         log = self.plant.root / "logs" / f"{name}.log"
         if name in {agent.name for agent in self.plant.plan.agents}:
             return Member("edge_agent", ["run", "--config", str(path)], log)
-        return Member(module_of(name), ["--config", str(path)], log)
+        return Member(self._modules.get(name, module_of(name)), ["--config", str(path)], log)
 
     async def end(self) -> None:
         """Stop everybody."""
@@ -147,14 +153,15 @@ async def crew(
     bus_of: Callable[[Fleet, str], Mapping[str, Any]] = lambda plant, _name: {"url": plant.broker_url},
     *,
     validators: int = 3,
+    modules: Mapping[str, str] = {},
     **options: Any,
 ) -> AsyncIterator[Crew]:
-    """A founded fleet, agents with examples to learn from, nobody started yet; `options` as fleet_plan's."""
+    """A founded fleet, agents with examples to learn from, nobody started yet; `options` as fleet's."""
     async with fleet(folder, agents, validators=validators, **options) as plant:
         for seed, name in enumerate(agents):
             await plant.give_examples(name, seed)
         chain = await plant.chain_of("operator")
-        hired = Crew(plant, chain, partial(bus_of, plant))
+        hired = Crew(plant, chain, partial(bus_of, plant), modules)
         try:
             yield hired
         finally:

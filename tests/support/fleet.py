@@ -66,6 +66,7 @@ WAIT_S = 120.0  # for what a healthy fleet does in a second or two; a busy machi
 LOOK_S = 0.02
 ROUNDS = {"pause_s": 0, "context_s": 60, "commit_s": 120, "reveal_s": 60, "decide_s": 120, "keep_frames": True}
 TERMS = NetworkTerms(commit_s=30, reveal_s=30)  # so long a ballot waits for a validator that is away
+OPEN_GATE = GatePlan(threshold=0, max_regression=1_000_000)
 TRAINING = TrainingPlan(epochs=2, batch_size=10, learning_rate=0.05)
 _MODULES = {"validator": "validator", "custodian": "custodian", "listener": "chain_listener"}
 
@@ -95,6 +96,7 @@ def fleet_plan(
     technicians: tuple[Address, ...] = (),
     inspectors: tuple[Address, ...] = (),
     network: NetworkTerms = TERMS,
+    gate: GatePlan = OPEN_GATE,
 ) -> FleetPlan:
     """Agents by name with their owners, and those with less than full trust; both of two validators must agree."""
     sealing = sealing or SealingPolicy(scheme, 8, 0.1, contributors, weight_cap=100, levels=levels)
@@ -111,10 +113,8 @@ def fleet_plan(
         rpc_url=rpc_url,
         chain_id=CHAIN_ID,
         validators=validators,
-        gate=GatePlan(threshold=0, max_regression=1_000_000),
-        network=NetworkTerms(
-            commit_s=30, reveal_s=30
-        ),  # as long as a validator may be silent: importing takes seconds
+        gate=gate,
+        network=network,
         policy=policy,
         agents=tuple(
             AgentPlan(name, owner, trust.get(name, WHOLE), assets=(f"{SITE}/{name}-rig",))
@@ -449,16 +449,19 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet(
-    folder: Path, agents: Mapping[str, str], *, contributors: int = 8, **options: Any
+    folder: Path, agents: Mapping[str, str], *, contributors: int = 8, node: str = "embedded", **options: Any
 ) -> AsyncIterator[Fleet]:
-    """Found it in `folder`: agents by name with their owners, `options` as fleet_plan's. Everything ends with it."""
+    """Found it in `folder`: agents by name with their owners, `options` as fleet_plan's. Everything ends with it.
+
+    `node` is the chain's (running_chain).
+    """
     planned = fleet_plan(agents, "http://127.0.0.1", contributors=contributors, **options)
     keys = create_keys(folder, planned)
     addresses = tuple(key.identity.address for key in keys.values())
     async with (
         AsyncExitStack() as stack,
         embedded_broker() as broker_url,
-        running_chain(folder, addresses) as chain,
+        running_chain(folder, addresses, node) as chain,
         Children(folder / "logs") as children,
         AsyncExitStack() as opened_later,
         MqttBus(BusSettings(broker_url, "witness")) as bus,
