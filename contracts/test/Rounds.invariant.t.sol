@@ -47,7 +47,12 @@ contract RoundsHandler is Rounds {
             if (state == RoundState.Confirmed) assert(_isQuorum(_confirming[i], election.totalWeightAt(_epoch(i))));
             if (state == RoundState.Approved) ++approvals;
             if (state == RoundState.Rejected) ++rejections;
-            if (state == RoundState.RolledBack) ++rollbacks;
+            if (state == RoundState.RolledBack) {
+                RoundRegistry.Round memory failed = rounds.round(TASK, i);
+                assert(failed.model == _model && failed.base == rounds.task(TASK).model);
+                assert(i == last || rounds.round(TASK, last).state >= RoundState.Rejected); // nothing builds on it
+                ++rollbacks;
+            }
             _states[i] = state;
         }
         RoundRegistry.Task memory task = rounds.task(TASK);
