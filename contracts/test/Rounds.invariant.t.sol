@@ -83,7 +83,7 @@ contract RoundsHandler is Rounds {
         else if (state == RoundState.Listed) _tryProposeSum(sender, 255);
         else if (state == RoundState.Aggregated) _tryAttestSums(sender | 128, false);
         else if (state == RoundState.Confirmed) _tryRecordOpening(sender);
-        else if (state == RoundState.Opened) _tryProposeCandidate(sender, 255);
+        else if (state == RoundState.Opened) _tryProposeCandidate(sender, doubts);
         else if (state == RoundState.Measured) _advanceBallot(sender, accuracy, baseline, doubts);
         else if (doubts < 64) _tryRollBack(sender, 0);
         else _tryRecordDeployed(sender);
