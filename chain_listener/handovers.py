@@ -110,7 +110,7 @@ class EpochKeeper:
                 pause_s = min(left_s, LOOK_S)
             except ChainReverted as error:
                 log.warning("epoch not closed", why=str(error))
-                pause_s = RETRY_S if error.error == "EpochRunning" else LOOK_S  # running: by the chain's clock
+                pause_s = LOOK_S if error.error == "TooFewCandidates" else RETRY_S  # or the chain's clock is behind
             except Unavailable as error:
                 log.warning("epoch not closed", why=str(error), retry_s=RETRY_S)
                 pause_s = RETRY_S

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from gemel.errors import BusRefused, Refused, Unavailable
-from gemel.exchange.chain_watch import RETRY_S
+from gemel.exchange.chain_watch import RETRY_S, AnyOf
 from gemel.exchange.electorates import Electorates
 from gemel.exchange.post import Post
 from gemel.ports import Chain, ChainEvent
@@ -23,7 +23,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class StandingReporter:
-    """One validator's. It reports with a seat or without: whoever lost one still names who came after."""
+    """One validator's that has a seat, or had one: whoever lost it still names who came after.
+
+    Of one that never had any nobody would believe a word, and every agent would complain of it.
+    """
 
     post: Post
     electorates: Electorates
@@ -47,10 +50,11 @@ class StandingReporter:
                 found = await self.elections.standing(self.post.trust.task)
                 electorate = await self._electorate(found.epoch)
                 facts = _facts(found, electorate)
-                if facts != said or self.post.clock.monotonic_s() >= due_s:
+                seated = self.post.identity.address in AnyOf(self.electorates, electorate.addresses)
+                if seated and (facts != said or self.post.clock.monotonic_s() >= due_s):
                     await self._report(facts, electorate, found.block)
                     said, due_s = facts, self.post.clock.monotonic_s() + self.interval_s
-                pause_s = max(0.0, due_s - self.post.clock.monotonic_s())
+                pause_s = max(0.0, due_s - self.post.clock.monotonic_s()) if seated else self.interval_s
             except (Unavailable, BusRefused) as error:
                 log.warning("standing not reported", why=str(error), retry_s=RETRY_S)
             try:

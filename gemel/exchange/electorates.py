@@ -36,6 +36,7 @@ class Electorates:
         self._known = {trust.electorate.epoch: trust.electorate}
         self.pinned_epoch = trust.electorate.epoch
         self._trust = trust
+        self._seated = trust.validator_addresses
 
     @classmethod
     async def load(cls, records: Records, trust: Trust) -> Electorates:
@@ -55,7 +56,7 @@ class Electorates:
         return electorates
 
     def __contains__(self, address: object) -> bool:
-        return any(address in each.addresses for each in self._known.values())
+        return address in self._seated
 
     @property
     def trust(self) -> Trust:
@@ -121,6 +122,7 @@ class Electorates:
         self._follow()
 
     def _follow(self) -> None:
+        self._seated = frozenset().union(*(each.addresses for each in self._known.values()))
         latest = self._known[max(self._known)]
         if latest != self.current:
             log.info("electorate in force", epoch=latest.epoch, seats=len(latest.members))
