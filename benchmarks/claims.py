@@ -31,7 +31,8 @@ def claims(result: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
     ]
 
 
-def _at_most(claim: str, measured: float, limit: float) -> dict[str, Any]:
+def at_most(claim: str, measured: float, limit: float) -> dict[str, Any]:
+    """The line of a figure that must not be higher."""
     return {"claim": claim, "measured": round(measured, 3), "at_most": limit, "holds": measured <= limit}
 
 
@@ -48,9 +49,9 @@ def _costs(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     for key, limit in MOST_BYTES.items():
         if row := here.get(key):
             name = "{}, {} bits, levels of W_k {}".format(*key)
-            yield _at_most(f"{name}: bytes a parameter", row["bytes_per_parameter"], limit)
+            yield at_most(f"{name}: bytes a parameter", row["bytes_per_parameter"], limit)
             if key[0] == "one-time-keys":
-                yield _at_most(f"{name}: add, times numpy", row["add_times_numpy"], MOST_TIMES_NUMPY)
+                yield at_most(f"{name}: add, times numpy", row["add_times_numpy"], MOST_TIMES_NUMPY)
     default, peer = here.get(("bfv-packed", 4, 1)), here.get(("nvflare-ckks", 32, 1))
     if default and peer:
         for field, limit in LEAST_BELOW_NVFLARE.items():
@@ -65,15 +66,15 @@ def _memory(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         if "refused" in row:
             continue
         name = f"{row['scheme']}, {row['bits']} bits: MB more with 1000 contributors than with 10"
-        yield _at_most(name, row["difference_mb"], MOST_MB_MORE)
+        yield at_most(name, row["difference_mb"], MOST_MB_MORE)
 
 
 def _frames(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     for row in rows:
         if row["signed"]:
-            yield _at_most(f"{row['form']}: accepted of {row['mutations']} mutations", row["accepted"], 0)
+            yield at_most(f"{row['form']}: accepted of {row['mutations']} mutations", row["accepted"], 0)
     if rows:
-        yield _at_most("forms of which a mutation ended the process", sum(row["crashed"] for row in rows), 0)
+        yield at_most("forms of which a mutation ended the process", sum(row["crashed"] for row in rows), 0)
 
 
 def _accuracy(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:

@@ -174,10 +174,14 @@ TERMS = NetworkTerms(quorum_part=600_000)  # the first and any other, or nobody
 
 @asynccontextmanager
 async def open_fleet(
-    chain: RunningChain, *, terms: NetworkTerms = TERMS, stakes: Sequence[int] = STAKES
+    chain: RunningChain,
+    *,
+    terms: NetworkTerms = TERMS,
+    stakes: Sequence[int] = STAKES,
+    validators: Sequence[Identity] = VALIDATORS,
 ) -> AsyncIterator[Fleet]:
-    """Deploy on a chain that funded FUNDED, register PARTIES, elect the validators, and open a client for each."""
-    tokens = {validator.address: stake for validator, stake in zip(VALIDATORS, stakes, strict=True)}
+    """Deploy on a chain that funded all of them, register everybody, elect the validators, open a client for each."""
+    tokens = {validator.address: stake for validator, stake in zip(validators, stakes, strict=True)}
     place = await deploy(
         chain.url,
         OPERATOR,
@@ -187,9 +191,10 @@ async def open_fleet(
         administrators=(OPERATOR.address,),
     )
     async with AsyncExitStack() as clients:
-        opened = [await clients.enter_async_context(EvmChain(place, who, poll_s=0.02)) for who in SENDERS]
+        senders = (OPERATOR, COORDINATOR, CUSTODIAN, LISTENER, *validators)
+        opened = [await clients.enter_async_context(EvmChain(place, who, poll_s=0.02)) for who in senders]
         fleet = Fleet(chain, place, *opened[:4], tuple(opened[4:]))
-        for who, role in PARTIES:
+        for who, role in (*ROLES.items(), *((each, Role.VALIDATOR) for each in validators)):
             await fleet.register(who, role)
         scorer = await fleet.operator.calls.call(ELECTION, "SCORER_ROLE")
         await fleet.operator.calls.send(ELECTION, "grantRole", scorer, place.contracts[QUALITY_VOTES])
