@@ -186,9 +186,9 @@ async def test_agent_that_was_away_for_several_epochs_follows_all_of_them_at_onc
     witness = await network.agent("witness")
     await until(lambda: witness.electorates.current.epoch >= 4)
     late = await network.agent("late")  # as it was founded: the broker kept every handover
-    await until(lambda: late.electorates.current.epoch >= witness.electorates.current.epoch)
-    known = {each.epoch for each in late.electorates.after_pinned()}
-    assert known == set(range(2, late.electorates.current.epoch + 1))
+    epoch = witness.electorates.current.epoch
+    await until(lambda: all(late.electorates.knows(each) for each in range(2, epoch + 1)))
+    assert late.electorates.of_epoch(epoch) == witness.electorates.of_epoch(epoch)
 
 
 async def test_forged_handovers_on_the_listeners_topic_move_no_agent(network: Network) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import pytest_asyncio
@@ -75,10 +76,23 @@ class Agent:
 
     async def settle(self) -> None:
         """Let it weigh what came: its records are written by a thread."""
-        for _ in range(20):
-            await asyncio.sleep(0.005)
-            if not self.evidence._heard.is_set():
-                return
+        heard = self.evidence._heard
+        assert isinstance(heard, Heard)
+        async with asyncio.timeout(30):
+            while heard.is_set() or not heard.waited_for:  # noqa: ASYNC110  what another task does
+                await asyncio.sleep(0.001)
+
+
+class Heard(asyncio.Event):
+    """Shows whether the agent has nothing left to weigh."""
+
+    waited_for = False
+
+    async def wait(self) -> Literal[True]:
+        self.waited_for = True
+        await super().wait()
+        self.waited_for = False
+        return True
 
 
 @asynccontextmanager
@@ -97,6 +111,8 @@ async def running(folder: Path, clock: FakeClock | None = None) -> AsyncIterator
         )
         model = await ModelInUse.load(records, folder / "models")
         evidence = await evidence_of(post, records, folder, electorates=electorates, model=model)
+        evidence._heard = Heard()
+        evidence._standings.on_heard = evidence._heard.set
         await evidence.listen()
         run = asyncio.create_task(evidence.run())
         await asyncio.sleep(0)
