@@ -113,7 +113,10 @@ class Approvals:
     draw: random.Random
 
     async def approve(self, confirmations: int, ear: Agent) -> float:
-        """One more round: ms from its confirmed block to the message. Raises RuntimeError for another block."""
+        """One more round: ms from its confirmed block to the message.
+
+        Raises RuntimeError for an approval in another block, and for a message before it was confirmed.
+        """
         chain, coordinator = self.plant.fleet.chain, self.plant.fleet.coordinator
         number = await self.rounds.proposed()
         await self.rounds.vote(number)
@@ -132,6 +135,8 @@ class Approvals:
         await chain.rpc("evm_setAutomine", True)
         if (block := (await finalising).block) != expected:
             raise RuntimeError(f"round {number} was decided in block {block}, not {expected}")
+        if came_s < confirmed_s:
+            raise RuntimeError(f"round {number} was announced before {confirmations} blocks lay above it")
         await self.deployed(number)
         return (came_s - confirmed_s) * 1000
 
@@ -144,9 +149,12 @@ class Approvals:
                 await asyncio.sleep(LOOK_S)
 
     async def deployed(self, number: int) -> None:
-        coordinator = self.plant.fleet.coordinator
+        """Wait until the listener has it on chain that the fleet runs the model."""
         async with asyncio.timeout(WAIT_S):
-            while (await coordinator.round(self.rounds.task, number)).state is not RoundState.DEPLOYED:
+            while True:
+                record = await self.plant.fleet.coordinator.round(self.rounds.task, number)
+                if record.state is RoundState.DEPLOYED:
+                    return
                 await asyncio.sleep(LOOK_S)
 
 
