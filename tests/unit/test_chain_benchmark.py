@@ -60,7 +60,7 @@ def test_round_stands_beside_the_snapshot_in_its_order() -> None:
 
 @pytest.mark.parametrize("calls", [CALLS[::-1], CALLS[:1], (*CALLS, CALLS[0])], ids=["order", "fewer", "more"])
 def test_round_of_other_calls_than_the_snapshot_is_refused(calls: tuple[Spent, ...]) -> None:
-    with pytest.raises(ValueError, match="snapshot|zip"):
+    with pytest.raises(ValueError, match=r"snapshot|zip"):
         beside_snapshot(calls, SNAPSHOT_OF_TWO)
 
 
