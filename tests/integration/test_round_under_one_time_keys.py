@@ -51,9 +51,10 @@ async def say_what_is_installed(player: Player) -> None:
 
     async def install(message: Envelope) -> None:
         body = decode(Deployment, message.body)
-        report = Installed(body.deployment, body.model, "installed")
         topic = topics.installed(player.address)
-        await player.post.say(topic, Kind.INSTALLED, encode(report), round_=message.header.round)
+        for outcome in ("installed", "healthy"):  # it may be a canary
+            report = Installed(body.deployment, body.model, outcome)
+            await player.post.say(topic, Kind.INSTALLED, encode(report), round_=message.header.round)
 
     await player.post.hear(topics.deployment, Kind.DEPLOYMENT, {trust.listener}, install)
 
