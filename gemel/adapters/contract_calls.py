@@ -9,7 +9,7 @@ from typing import Any, Self
 from gemel.adapters.chain_place import ChainPlace
 from gemel.adapters.contract_abi import decode_error, load
 from gemel.adapters.evm_node import CallReverted, EvmNode, Patience
-from gemel.adapters.evm_transactions import Sender
+from gemel.adapters.evm_transactions import Sender, SendingPolicy
 from gemel.errors import ChainReverted, ChainUnavailable, ConfigError, Malformed
 from gemel.ports import Sent
 from gemel.wire.identity import Identity
@@ -18,10 +18,18 @@ from gemel.wire.identity import Identity
 class ContractCalls:
     """What every adapter of a chain port stands on. Open it with `async with`; without an identity it only reads."""
 
-    def __init__(self, place: ChainPlace, identity: Identity | None, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        place: ChainPlace,
+        identity: Identity | None,
+        *,
+        patience: Patience | None = None,
+        sending: SendingPolicy | None = None,
+    ) -> None:
         self.place = place
         self.node = EvmNode(place.rpc_url, patience)
-        self._sender = Sender(self.node, identity, place.chain_id) if identity else None
+        policy = sending or SendingPolicy()
+        self._sender = Sender(self.node, identity, place.chain_id, policy=policy) if identity else None
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:

@@ -21,6 +21,7 @@ from gemel.adapters.contract_calls import ContractCalls
 from gemel.adapters.contract_records import party_record, round_record, task_record
 from gemel.adapters.event_follower import Follower
 from gemel.adapters.evm_node import Log, Patience
+from gemel.adapters.evm_transactions import SendingPolicy
 from gemel.ports import (
     BallotRecord,
     ChainEvent,
@@ -48,7 +49,8 @@ class EvmChain:
 
     Without an identity it only reads. `confirmations` is how many blocks must lie above an event's before it is
     handed out: 0 where the chain has finality (QBFT, the embedded chain), more where blocks may still be replaced.
-    `calls` is the connection, for the adapters of the other ports.
+    `ws_url` wakes `events` sooner than `poll_s`: None derives it from the place, "" only polls. `calls` is the
+    connection, for the adapters of the other ports.
     """
 
     def __init__(
@@ -58,16 +60,18 @@ class EvmChain:
         *,
         confirmations: int = 0,
         poll_s: float = 0.25,
+        ws_url: str | None = None,
         patience: Patience | None = None,
+        sending: SendingPolicy | None = None,
     ) -> None:
-        self.calls = ContractCalls(place, identity, patience)
+        self.calls = ContractCalls(place, identity, patience=patience, sending=sending)
         names = {place.contracts[name]: name for name in CONTRACTS}
 
         def decode(log: Log) -> tuple[str, Values] | None:
             return decode_event(names[log.address], log.topics, log.data)
 
         self._follower = Follower(
-            self.calls.node, tuple(names), place.first_block, confirmations, poll_s, decode=decode
+            self.calls.node, tuple(names), place.first_block, confirmations, poll_s, decode=decode, ws_url=ws_url
         )
 
     async def __aenter__(self) -> Self:

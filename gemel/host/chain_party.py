@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from gemel.adapters.contract_calls import ContractCalls
 from gemel.adapters.evm_chain import EvmChain
+from gemel.adapters.evm_transactions import SendingPolicy
 from gemel.errors import ConfigError
 from gemel.exchange.chain_watch import ChainWatch, EventHandler, Parties
 from gemel.host.background import Background
@@ -56,8 +57,14 @@ async def open_chain_party(host: Host[S]) -> AsyncIterator[ChainParty]:
                 f"it pins {pinned.registry} of chain {pinned.chain_id}",
             )
         agents, validators = Parties(Role.AGENT), Parties(Role.VALIDATOR)
-        confirmations = settings.chain.confirmations
-        async with EvmChain(place, party.keys.identity, confirmations=confirmations) as chain:
+        connection = EvmChain(
+            place,
+            party.keys.identity,
+            confirmations=settings.chain.confirmations,
+            ws_url=settings.chain.ws_url,
+            sending=SendingPolicy(max_fee_gwei=settings.chain.max_fee_gwei, stuck_s=settings.chain.stuck_s),
+        )
+        async with connection as chain:
             checkpoint = settings.state_dir / "events.sqlite"
             watch = ChainWatch(chain, trust.task, checkpoint, host.clock, agents, validators)
             host.metrics.chain_lag_blocks.set_function(lambda: chain.lag_blocks)

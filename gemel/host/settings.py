@@ -85,7 +85,10 @@ class ChainSection(Section):
 
     file: Path
     rpc_url: str | None = None  # this service's own node; None: the file's
+    ws_url: str | None = None  # new blocks are told there; None: the rpc_url's own, "": asked for only
     confirmations: Annotated[int, Field(ge=0, le=1000)] = 0  # more where blocks may still be replaced
+    max_fee_gwei: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 500.0  # for one gas
+    stuck_s: Seconds = 20.0  # a transaction in no block after so long is replaced at a higher price
 
     def place(self) -> ChainPlace:
         """Raises ConfigError for a file that cannot be read or is none."""

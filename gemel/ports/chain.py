@@ -147,7 +147,11 @@ class LineageRecord(msgspec.Struct, frozen=True):
 
 
 class ChainEvent(msgspec.Struct, frozen=True):
-    """One contract event. `id` is deterministic: block hash and log index."""
+    """One contract event. `id` is deterministic: block hash and log index.
+
+    Where its block was lost and came back, the event comes again with `.2`, `.3` behind its id.
+    """
+
 
     id: str
     name: str

@@ -57,7 +57,7 @@ def test_unknown_key_names_the_nearest_known_one(file: Path) -> None:
 
 def test_unknown_key_like_none_lists_what_is_known(file: Path) -> None:
     assert refusal(file, f'state_dir = "a"\n{CHAIN}zzzz = 1') == (
-        "chain.zzzz: unknown key, known are file, rpc_url, confirmations"
+        "chain.zzzz: unknown key, known are file, rpc_url, ws_url, confirmations, max_fee_gwei, stuck_s"
     )
 
 
