@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from gemel.adapters.contract_abi import QUALITY_VOTES
 from gemel.console.auditor.book import require
 from gemel.console.auditor.case import RoundCase
 from gemel.console.auditor.ciphertexts import check_ciphertexts
 from gemel.console.auditor.messages import check_aggregate, check_invitation, check_opening, check_roster
+from gemel.console.fleet_files import EXPORT_FILE
 from gemel.sealing.candidate import candidate_model
 from gemel.wire import tensors
+from gemel.wire.eip712 import task_id
 from gemel.wire.types import NO_DIGEST, sha256
 
 NOT_COVERED = (
-    "round.json, budget.md and measurement.json: the coordinator's own notes; what it claims has no vote",
+    "round.json, budget.md and measurement.json: the coordinator's own notes, but for what it claims on chain",
     "reference sets: that a validator measured what it signed, only it can know",
 )
 
@@ -30,6 +33,7 @@ def check_round(case: RoundCase) -> None:
     check_opening(case)
     _check_opened_sum(case, base)
     _check_explanation(case)
+    _check_claim(case)
 
 
 def _parameters(case: RoundCase, base: bytes) -> int | None:
@@ -61,3 +65,27 @@ def _check_explanation(case: RoundCase) -> None:
         return
     with case.checking("explanations", "explanation.json"):
         require(digest in (NO_DIGEST, sha256(stored)), "is not the explanation whose digest is on chain")
+
+
+def _check_claim(case: RoundCase) -> None:
+    """What the coordinator says that its candidate can do, against what validators have measured.
+
+    Reference sets differ, and so does what is measured on them: from the next vote by no more than the tolerance,
+    beyond which a vote earns nothing.
+    """
+    claims = [
+        int(str(event.values["accuracy"]))
+        for event in case.ledger.events
+        if event.name == "CandidateProposed"
+        and (event.values["task"], event.values["round"]) == (task_id(case.trust.task), case.number)
+    ]
+    if not claims or not case.line.votes or case.line.verdict is None:
+        return
+    (claimed,) = claims
+    tolerance = case.ledger.view(QUALITY_VOTES, "terms")["tolerance"]
+    with case.book.checking("claims", EXPORT_FILE, case.number):
+        require(
+            min(abs(claimed - vote.accuracy) for vote in case.line.votes) <= tolerance,
+            f"the coordinator claims an accuracy of {claimed / 1e6:.6f}, and no validator measured anything near it; "
+            f"their median is {case.record.accuracy / 1e6:.6f}",
+        )
