@@ -427,7 +427,7 @@ contract RoundRegistry is Signed {
 
     /// @notice Back to the parent, under a new number: the listener while canaries try the model, the operator once it is
     /// everywhere. What is in use only ever goes back along the lineage, and never while a round builds on it.
-    /// @param agents who say that they run the parent again
+    /// @param agents who had installed the model that is given up
     /// @param report digest of what was observed
     function rollBack(bytes32 task_, uint64 round_, uint32 agents, bytes32 report) external {
         Round storage entry = _rounds[task_][round_];

@@ -43,7 +43,7 @@ from gemel.adapters.evm_deploy import TOKEN, NetworkTerms, deploy
 from gemel.adapters.evm_elections import EvmElections
 from gemel.adapters.key_files import Keys
 from gemel.console.fleet_files import CHAIN_FILE, KEYS_FOLDER, POLICY_FILE, TRUST_FILE
-from gemel.console.funding import FOUNDING_GAS, REGISTRATION_GAS, ROUND_GAS, fund
+from gemel.console.funding import FOUNDING_GAS, REGISTRATION_GAS, ROUND_GAS, STAKING_GAS, fund
 from gemel.errors import ConfigError
 from gemel.ports import Chain, PartyRecord, Role
 from gemel.sealing import costs
@@ -316,7 +316,8 @@ def _gas(plan: FleetPlan, rounds: int) -> dict[str, int]:
     """What everybody's transactions may use, founding included."""
     services = _services(plan)
     founding = FOUNDING_GAS + REGISTRATION_GAS * (len(services) + len(plan.agents))
-    return {OPERATOR: founding} | {name: ROUND_GAS[role] * rounds for name, role in services.items()}
+    gas = {name: ROUND_GAS[role] * rounds for name, role in services.items()}
+    return {OPERATOR: founding} | gas | {name: gas[name] + STAKING_GAS for name in plan.validator_names}
 
 
 def _trust(plan: FleetPlan, keys: Mapping[str, Keys], place: ChainPlace, electorate: Electorate) -> Trust:

@@ -16,13 +16,14 @@ from gemel.ports import Role
 from gemel.wire.identity import Identity
 from gemel.wire.types import Address, Count
 
-FOUNDING_GAS = 10_000_000  # the operator: two contracts, a task [6,100,000]
-REGISTRATION_GAS = 300_000  # the operator, for each party [160,000]
-ROUND_GAS = {  # each party of a role, in one round
-    Role.COORDINATOR: 800_000,  # [510,000]
+FOUNDING_GAS = 27_000_000  # the operator: eleven contracts, roles, an election, a task [20,300,000]
+REGISTRATION_GAS = 400_000  # the operator, for each party [130,000] and its machine [60,000]
+STAKING_GAS = 450_000  # each validator, once [296,000]
+ROUND_GAS = {  # each party of a role, in one round; a coordinator hands in what validators sign
+    Role.COORDINATOR: 2_300_000,  # [five validators, four devices: 1,640,000]
     Role.CUSTODIAN: 100_000,  # [60,000]
-    Role.VALIDATOR: 450_000,  # [270,000]
-    Role.LISTENER: 100_000,  # [43,000]
+    Role.VALIDATOR: 450_000,  # [none, unless the coordinator leaves something out: 200,000]
+    Role.LISTENER: 300_000,  # [38,000; rollback 70,000; each root of a log 103,000]
 }
 TRANSFER_GAS = 21_000
 WEI = 10**18

@@ -58,7 +58,10 @@ async def test_funder_sends_each_party_what_its_rounds_cost_and_the_fleet_is_fou
     held = await balances(anvil, keys)
     price = held["coordinator"] / (3 * ROUND_GAS[Role.COORDINATOR])
     assert price > 0
-    assert {name: held[name] for name in SERVICES} == {n: 3 * ROUND_GAS[role] * price for n, role in SERVICES.items()}
+    for name, role in SERVICES.items():
+        rounds = 3 * ROUND_GAS[role] * price
+        # what a validator was given to stake with, and did not use, is its own
+        assert (held[name] > rounds) if role == Role.VALIDATOR else (held[name] == rounds), name
     assert held["operator"] > 0  # what founding may use was enough
     assert not any(held[agent.name] for agent in plan_of().agents)  # agents send nothing
 
@@ -93,7 +96,7 @@ async def test_funder_that_cannot_pay_for_all_is_named_and_sends_nothing(tmp_pat
     keys = create_keys(tmp_path, plan_of())
     funder = keys["gateway-1"].identity
     await anvil.rpc("anvil_setBalance", funder.address, hex(10**15))
-    with pytest.raises(ConfigError, match=rf"funder: .*{funder.address} holds 0\.001000 and needs 0\.0"):
+    with pytest.raises(ConfigError, match=rf"funder: .*{funder.address} holds 0\.001000 and needs 0\.1"):
         await found(tmp_path, plan_of(rpc_url=anvil.url), keys, funder=funder)
     held = await balances(anvil, keys)
     assert held.pop("gateway-1") == 10**15
