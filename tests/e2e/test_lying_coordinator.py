@@ -466,6 +466,7 @@ async def test_audit_sets_the_claim_against_the_validators_median(story: Story, 
     median = story.rounds[CLAIMS].accuracy / PERFECT
     (named,) = [found.what for found in report.findings if found.round == CLAIMS]
     assert f"{median:.6f}" in named
+    assert report.held["claims"] == 1  # of the round in which it claimed what it had measured
 
 
 async def test_audit_names_an_agent_that_swallowed_the_unapproved_model(
