@@ -129,7 +129,11 @@ class Deploying:
         """An agent runs a deployment, or says why not; a canary says how it does."""
         report = decode(Installed, message.body)
         device = message.header.sender
-        if report.outcome in ("refused", "unhealthy"):
+        if report.outcome == "refused" and not self.entries.has_told(report.deployment, report.model):
+            # agents answer what our key has signed, and nothing else: somebody else has it, or our log is lost
+            number, model, why = report.deployment, report.model, report.reason
+            log.error("an agent was sent what we never sent", device=device, number=number, model=model, why=why)
+        elif report.outcome in ("refused", "unhealthy"):
             number, why = report.deployment, report.reason
             log.warning("an agent would rather not", device=device, number=number, outcome=report.outcome, why=why)
         async with self._turn:

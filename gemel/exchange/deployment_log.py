@@ -39,6 +39,7 @@ class DeploymentLog:
         kept = [decode(DeploymentEntry, entry) for entry in entries]
         self._entries = [(entry.sequence, raw) for entry, raw in zip(kept, entries, strict=True)]
         self._said = {entry.message for entry in kept}
+        self._told = {(entry.deployment, entry.model) for entry in kept}
         self.last = max(anchored, kept[-1].sequence if kept else 0)  # number of the newest entry
         self._turn = asyncio.Lock()
 
@@ -69,7 +70,12 @@ class DeploymentLog:
             await self._records.put(KIND, f"{entry.sequence:020d}", raw)
             self._entries.append((entry.sequence, raw))
             self._said.add(message)
+            self._told.add((body.deployment, body.model))
             self.last = entry.sequence
+
+    def has_told(self, deployment: Count, model: Digest) -> bool:
+        """Whether any message was that the fleet, or its canaries, run this model under this number."""
+        return (deployment, model) in self._told
 
     def after(self, number: int, limit: int) -> Sequence[bytes]:
         """At most `limit` entries above `number`, in order."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from chain_listener.deploying import Deploying
 from chain_listener.staging import StagingPolicy, choose_canaries
@@ -393,3 +394,18 @@ async def test_event_of_another_task_and_report_of_another_round_change_nothing(
     post = Post(None, TRUST, agent, FakeClock())  # type: ignore[arg-type]  # it only signs
     await listener.on_installed(post.sign(Kind.INSTALLED, body, round_=ROUND + 1))
     assert world.kept == before
+
+
+@pytest.mark.parametrize(("model", "foreign"), [(MODEL, False), (PARENT, True)])
+async def test_refusal_of_what_was_never_sent_is_an_error(model: Digest, foreign: bool) -> None:
+    world = World()
+    listener = await world.listener()
+    await listener.on_event(approval())
+    current = await listener._current()
+    assert current is not None
+    await listener.entries.append(ROUND, current.body)
+    post = Post(None, TRUST, chosen()[0], FakeClock())  # type: ignore[arg-type]  # it only signs
+    with capture_logs() as logs:
+        body = encode(Installed(NUMBER, model, "refused", "refused: no_quorum"))
+        await listener.on_installed(post.sign(Kind.INSTALLED, body, round_=ROUND))
+    assert [line["log_level"] == "error" for line in logs] == [foreign]

@@ -54,6 +54,17 @@ async def test_message_that_is_said_again_is_the_same_entry_also_after_a_restart
             assert log.last == 2
 
 
+async def test_log_knows_what_it_has_told_also_after_a_restart(tmp_path: Path) -> None:
+    async with SqliteRecords(tmp_path / "records.sqlite") as records:
+        log = await DeploymentLog.load("condition", records, FakeClock(), anchored=0)
+        assert not log.has_told(1, BODY.model)
+        await log.append(0, BODY)
+        for kept in (log, await DeploymentLog.load("condition", records, FakeClock(), anchored=0)):
+            assert kept.has_told(1, BODY.model)
+            assert not kept.has_told(2, BODY.model)
+            assert not kept.has_told(1, sha256(b"another"))
+
+
 async def test_pages_begin_after_a_number_and_end_at_the_limit(tmp_path: Path) -> None:
     async with SqliteRecords(tmp_path / "records.sqlite") as records:
         log = await DeploymentLog.load("condition", records, FakeClock(), anchored=0)
