@@ -14,17 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gemel.console import granting_command
+from gemel.console.audit_command import audit_app
 from gemel.console.maintenance_command import maintenance_app
 
 if TYPE_CHECKING:
     from gemel.adapters.key_files import Keys
 
-FINDINGS = 1  # exit status
-
 app = typer.Typer()
-audit_app = typer.Typer(
-    help="Check what a fleet did, from kept files alone, and what its broker lets whom do.", no_args_is_help=True
-)
 keys_app = typer.Typer(help="Make, show, rotate and destroy key files.", no_args_is_help=True)
 twin_app = typer.Typer(help="Look at twins.", no_args_is_help=True)
 besu_app = typer.Typer(help="Write the files of a Besu QBFT network (deploy/besu).", no_args_is_help=True)
@@ -37,49 +33,9 @@ app.add_typer(granting_command.revoke_app, name="revoke")
 app.command("grants")(granting_command.grants)
 app.command("assign")(granting_command.assign)
 app.command("security-file")(granting_command.security_file)
-audit_app.command("grants")(granting_command.audit_grants)
 app.add_typer(besu_app, name="besu")
 
 _KeyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A party's key file.")]
-Kept = Annotated[Path, typer.Argument(metavar="DIR", help="The kept state of a fleet (gemel demo --keep DIR).")]
-
-
-@audit_app.command("verify")
-def verify(
-    directory: Kept,
-    json: Annotated[bool, typer.Option("--json", help="The whole report as JSON.")] = False,
-) -> None:
-    """Recompute every digest, sum, Merkle proof, signature and vote, and name what does not fit."""
-    from gemel.console.auditor.verify import audit
-
-    report = audit(directory)
-    if json:
-        import msgspec
-
-        typer.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
-    else:
-        from rich.console import Console
-
-        from gemel.console.tables import show_audit
-
-        show_audit(report, Console())
-    if not report.holds:
-        raise typer.Exit(FINDINGS)
-
-
-@audit_app.command("lineage")
-def lineage(directory: Kept) -> None:
-    """Show every approved model, from M0 to the one in use, with what decided it."""
-    from rich.console import Console
-
-    from gemel.console.auditor.verify import audit
-    from gemel.console.tables import show_lineage
-
-    report = audit(directory)
-    show_lineage(report.lineage, Console())
-    if not report.holds:
-        typer.echo(f"{len(report.findings)} findings: gemel audit verify {directory}", err=True)
-        raise typer.Exit(FINDINGS)
 
 
 @keys_app.command("create")

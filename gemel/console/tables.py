@@ -10,9 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from gemel.console.auditor.book import Finding
-from gemel.console.auditor.lineage import Ancestor
 from gemel.console.auditor.verify import AuditReport, RoundVerdict
-from gemel.wire.types import NO_DIGEST, Digest, Ppm
+from gemel.console.report_tables import share
 
 
 def show_audit(report: AuditReport, console: Console) -> None:
@@ -30,23 +29,6 @@ def show_audit(report: AuditReport, console: Console) -> None:
     console.print("[green]All holds.[/]" if report.holds else f"[red]{len(report.findings)} findings.[/]")
 
 
-def show_lineage(lineage: Sequence[Ancestor], console: Console) -> None:
-    """Every approved model, from M0 to the one in use."""
-    table = Table("#", "round", "model", "parent", "root", "votes", "median", "block", box=box.SIMPLE)
-    for model in lineage:
-        table.add_row(
-            str(model.deployment),
-            str(model.round),
-            _short(model.model),
-            _short(model.parent),
-            _short(model.updates_root),
-            f"{model.approvals}/{model.votes}",
-            _share(model.accuracy),
-            str(model.block),
-        )
-    console.print(table)
-
-
 def _show_findings(title: str, colour: str, findings: Sequence[Finding], console: Console) -> None:
     if findings:
         console.print(f"[{colour}]{title}:[/]")
@@ -59,14 +41,6 @@ def _show_findings(title: str, colour: str, findings: Sequence[Finding], console
 def _show_rounds(rounds: Sequence[RoundVerdict], console: Console) -> None:
     table = Table("round", "state", "verdict", "approvals", "median", "in use", box=box.SIMPLE)
     for line in rounds:
-        shares = (_share(line.accuracy), _share(line.baseline)) if line.votes else ("-", "-")
+        shares = (share(line.accuracy), share(line.baseline)) if line.votes else ("-", "-")
         table.add_row(str(line.round), line.state, line.verdict, f"{line.approvals} of {line.votes}", *shares)
     console.print(table)
-
-
-def _short(digest: Digest) -> str:
-    return "-" if digest == NO_DIGEST else digest[:12]
-
-
-def _share(accuracy: Ppm) -> str:
-    return f"{accuracy / 1_000_000:.3f}"

@@ -1,12 +1,13 @@
 """A small kept state without services: real keys, sealing, signatures, contracts and files, played through in order.
 
-Rounds: 0 (M0), 1 deployed, 2 refused by the gate, 3 deployed with its ciphertexts dropped, 4 aborted.
+Rounds: 0 (M0), 1 deployed, 2 refused by the gate, 3 deployed with its ciphertexts dropped and rolled back, 4 aborted.
+Then a report on the first gateway, an order that it opens, and the listener's log of two deployments, one anchored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,23 @@ import numpy as np
 from msgspec.structs import replace
 
 from gemel.adapters.chain_place import ChainPlace
+from gemel.adapters.clock import SystemClock
+from gemel.adapters.contract_abi import MAINTENANCE, TRUST
+from gemel.adapters.evm_anchors import EvmAnchors
 from gemel.adapters.evm_chain import EvmChain
+from gemel.adapters.evm_trust import EvmTrust
+from gemel.adapters.evm_upkeep import EvmUpkeep
 from gemel.adapters.file_blobs import FileBlobs
 from gemel.adapters.key_files import Keys
+from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.console import founding
 from gemel.console.exporting import write_export
 from gemel.console.fleet_files import read_place
 from gemel.console.founding import AgentPlan, FleetPlan, create_keys, found
 from gemel.exchange import admission
+from gemel.exchange.deployment_log import DeploymentLog
 from gemel.exchange.round_folder import RoundFolder, write_whole
+from gemel.ports import Sent
 from gemel.sealing.candidate import candidate_model
 from gemel.sealing.opener import create_key, open_sum
 from gemel.sealing.work import seal_update, sum_frames
@@ -30,9 +39,23 @@ from gemel.wire import envelope, tensors
 from gemel.wire.attestations import Confirmation, ModelAttestation, SumAttestation, Vote, attest, seal_vote
 from gemel.wire.chunks import Transfer
 from gemel.wire.envelope import Kind
-from gemel.wire.messages import Aggregate, Body, Entry, Invitation, Opened, Policy, Roster, encode
+from gemel.wire.logs import DEPLOYMENT_LOG, root_of
+from gemel.wire.messages import (
+    Aggregate,
+    Body,
+    Deployment,
+    DeviceResult,
+    Entry,
+    Invitation,
+    Opened,
+    Policy,
+    Roster,
+    encode,
+)
 from gemel.wire.trust import Trust
+from gemel.wire.trust_report import sign_report
 from gemel.wire.types import NO_DIGEST, Address, Digest, Ppm, sha256
+from gemel.wire.upkeep import OrderState, Step, order_of, sign_alert, sign_step
 from tests.support.chains import running_chain
 from tests.support.plans import OWNERS, plan_of, policy_of
 
@@ -43,6 +66,8 @@ M0: tensors.Model = {
 PARAMETERS = 15
 WEIGHTS = (120, 300, 450, 80)
 NOW_MS = 1_700_000_000_000
+SITE, ASSET = "north", "press-1"
+ROLLBACK_REPORT = sha256(b"what the operator has seen")
 DOUBT = 400_000  # how far the first gateway is trusted: two of four levels
 
 Weigh = Callable[[Iterable[Entry], Policy, Mapping[Address, Ppm]], tuple[Entry, ...]]
@@ -53,17 +78,18 @@ async def build(directory: Path, weigh: Weigh = admission.weighed) -> None:
 
     With another `weigh` coordinator and validators are of one mind to weigh updates so, and not as the policy says.
     """
-    agents = (AgentPlan("gateway-1", OWNERS[0], DOUBT), *plan_of().agents[1:])
+    agents = (AgentPlan("gateway-1", OWNERS[0], DOUBT, assets=(f"{SITE}/{ASSET}",)), *plan_of().agents[1:])
     changes: dict[str, Any] = {"agents": agents, "policy": policy_of(levels=4)}
     keys = create_keys(directory, plan_of(**changes))
+    changes["technicians"] = (keys["operator"].identity.address,)
     async with running_chain(directory, [key.identity.address for key in keys.values()]) as node:
         plan = plan_of(rpc_url=node.url, **changes)
         trust = await found(directory, plan, keys)
         plan = replace(plan, policy=founding.policy_of(plan, keys))
         place = read_place(directory)
-        parties = ("coordinator", "custodian", "listener")
+        parties = ("coordinator", "custodian", "listener", "operator")
         chains = {name: EvmChain(place, keys[name].identity) for name in parties}
-        async with chains["coordinator"], chains["custodian"], chains["listener"]:
+        async with chains["coordinator"], chains["custodian"], chains["listener"], chains["operator"]:
             fleet = Fleet(directory, plan, trust, place, keys, chains, weigh)
             m0 = await fleet.genesis()
             m1 = await fleet.round(1, m0, deployment=2, accuracies=(610_000, 590_000, 600_000))
@@ -72,6 +98,10 @@ async def build(directory: Path, weigh: Weigh = admission.weighed) -> None:
             await RoundFolder(directory / "coordinator", 3).drop_spool()
             await chains["coordinator"].open_round(plan.task, 4, base=await fleet.in_use(), policy=plan.policy.digest)
             await chains["coordinator"].abort(plan.task, 4, reason="no sealing context")
+            await fleet.report_on("gateway-1", round_=3)
+            await fleet.maintain("gateway-1")
+            await fleet.anchor_log()
+            await chains["operator"].roll_back(plan.task, 3, agents=3, report=ROLLBACK_REPORT)
         await write_export(directory)
     (directory / "chain.db").unlink()
 
@@ -87,6 +117,7 @@ class Fleet:
     keys: Mapping[str, Keys]
     chains: Mapping[str, EvmChain]
     weigh: Weigh
+    deployments: list[Deployment] = field(default_factory=list)  # as the listener would have told of them
 
     @property
     def coordinator(self) -> EvmChain:
@@ -106,8 +137,8 @@ class Fleet:
         """M0, approved and deployed."""
         m0 = await self.blobs.put(tensors.to_bytes(M0))
         await self.coordinator.propose_genesis(self.plan.task, model=m0, policy=self.plan.policy.digest)
-        await self._vote(0, 1, NO_DIGEST, m0, accuracies=(250_000, 240_000, 260_000), baselines=(0, 0, 0))
-        await self._deploy(0, m0)
+        verdict = await self._vote(0, 1, NO_DIGEST, m0, accuracies=(250_000, 240_000, 260_000), baselines=(0, 0, 0))
+        await self._deploy(0, NO_DIGEST, m0, verdict)
         return m0
 
     async def round(self, number: int, base: Digest, *, deployment: int, accuracies: Sequence[int]) -> Digest:
@@ -151,10 +182,42 @@ class Fleet:
         await chain.propose_candidate(
             task, number, model=model, explanation=sha256(explanation), accuracy=accuracies[0]
         )
-        await self._vote(number, deployment, base, model, accuracies=accuracies, baselines=(550_000,) * 3)
+        verdict = await self._vote(number, deployment, base, model, accuracies=accuracies, baselines=(550_000,) * 3)
         if (await chain.task(task)).model == model:
-            await self._deploy(number, model)
+            await self._deploy(number, base, model, verdict)
         return model
+
+    async def report_on(self, name: str, round_: int) -> None:
+        """All validators: its update was middling, and it gets half of the round's reward, which its owner claims."""
+        device, trust = self.keys[name].identity.address, EvmTrust(self.coordinator.calls)
+        results = (DeviceResult(device, outcome=500_000, share=500_000),)
+        validators = (self.keys[each].identity for each in self.plan.validator_names)
+        domain = self.place.domain(TRUST)
+        signed = [sign_report(results, self.plan.task, round_, domain, each) for each in validators]
+        await trust.report(self.plan.task, round_, results, signed)
+        await trust.claim((await self.coordinator.party(device)).owner)
+
+    async def maintain(self, name: str) -> None:
+        """An alert opens an order, which the operator acknowledges."""
+        domain, upkeep = self.place.domain(MAINTENANCE), EvmUpkeep(self.coordinator.calls)
+        agent, technician = self.keys[name].identity, self.keys["operator"].identity
+        what: dict[str, Any] = {"site": SITE, "asset": ASSET, "alert": "hot@5", "time_s": 5, "report": sha256(b"hot")}
+        alert = sign_alert(agent, domain, **what)
+        await upkeep.open_order(alert, agent.address)
+        order, step = order_of(alert), Step(technician.address, 6, NO_DIGEST)
+        await upkeep.acknowledge(order, step, sign_step(technician, domain, order, OrderState.ACKNOWLEDGED, step))
+
+    async def anchor_log(self) -> None:
+        """The listener's log of what it told the fleet, a root over it, and one entry above that."""
+        state = self.directory / "listener"
+        state.mkdir()
+        async with SqliteRecords(state / "records.sqlite") as records:
+            log = await DeploymentLog.load(self.plan.task, records, SystemClock(), anchored=0)
+            for number, body in enumerate(self.deployments[:-1]):
+                await log.append(number, body)
+            entries, anchors = log.after(0, 10), EvmAnchors(self.chains["listener"].calls)
+            await anchors.anchor(DEPLOYMENT_LOG, first=1, last=len(entries), root=root_of(entries))
+            await log.append(3, self.deployments[-1])
 
     async def _frames(self, folder: RoundFolder, number: int, base: Digest, context: bytes) -> tuple[Entry, ...]:
         """Every agent's sealed update on disk; the list of them, by device."""
@@ -222,7 +285,8 @@ class Fleet:
         *,
         accuracies: Sequence[int],
         baselines: Sequence[int],
-    ) -> None:
+    ) -> Sent:
+        """Returns the transaction of the verdict."""
         votes, sealed = [], []
         for name, accuracy, baseline in zip(self.plan.validator_names, accuracies, baselines, strict=True):
             approved = number == 0 or accuracy >= 500_000
@@ -235,10 +299,13 @@ class Fleet:
             sealed.append(seal_vote(votes[-1], self.plan.task, number, self.place.votes, identity))
         await self.coordinator.commit_votes(self.plan.task, number, sealed)
         await self.coordinator.reveal_votes(self.plan.task, number, votes)
-        await self.coordinator.finalise(self.plan.task, number)
+        return await self.coordinator.finalise(self.plan.task, number)
 
-    async def _deploy(self, number: int, model: Digest) -> None:
+    async def _deploy(self, number: int, parent: Digest, model: Digest, verdict: Sent) -> None:
         """Agents run it, validators know it; one of each keeps it."""
+        record = await self.coordinator.round(self.plan.task, number)
+        about = (record.deployment, parent, model, record.epoch, (), record.accuracy)
+        self.deployments.append(Deployment(*about, verdict.transaction, verdict.block))
         await self.chains["listener"].record_deployed(self.plan.task, number, agents=4)
         folder = self.directory / "agents" / "gateway-1" / "models"
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,17 +16,19 @@ from typing import Any
 from msgspec.structs import replace
 
 from gemel.adapters.chain_export import (
+    Call,
     ChainExport,
     ExportedLog,
     ExportedTransaction,
     decode_export,
     encode_export,
+    exported_calls,
     exported_events,
 )
 from gemel.adapters.contract_abi import TRUST, decode_error, load
 from gemel.adapters.typed_transactions import OpenedTransaction, open_transaction
 from gemel.console.auditor.book import Book, DoesNotFit, require
-from gemel.console.auditor.ledger import Ledger
+from gemel.console.auditor.ledger import Ledger, Replay
 from gemel.console.auditor.machine import CodeReverted, EmittedLog, Machine
 from gemel.ports import ChainEvent
 from gemel.wire.types import NO_DIGEST, Address, Digest, Ppm
@@ -52,7 +54,7 @@ def _replayed(stored: bytes) -> tuple[Ledger, Book]:
     if encode_export(export) != stored:
         book.fault(FILE, "the file is not in the form in which it was written")
     _check_blocks(export, book)
-    replay = _Replay(export, book)
+    replay = _Replaying(export, book)
     for transaction in export.transactions:
         with book.checking("transactions", f"{FILE}: transaction {transaction.hash[:12]}"):
             replay.next(transaction)
@@ -60,10 +62,10 @@ def _replayed(stored: bytes) -> tuple[Ledger, Book]:
     missing = sorted(export.contracts.keys() - replay.created)
     if missing:
         book.fault(FILE, f"the creation of {', '.join(missing)} is not there, or made something else")
-    return Ledger(replay.machine, export.contracts, replay.events, replay.scores), book
+    return Ledger(replay.taken), book
 
 
-class _Replay:
+class _Replaying:
     """Runs transactions in the order in which the chain took them, and notes where some are not kept."""
 
     def __init__(self, export: ChainExport, book: Book) -> None:
@@ -75,8 +77,15 @@ class _Replay:
         self.machine = Machine(export.chain_id)
         self.created: set[str] = set()
         self.events: list[ChainEvent] = []
-        self.scores: dict[tuple[Digest, int], dict[Address, Ppm]] = {}  # by task and round, as it was opened
+        self._calls: list[Call] = []
+        self._scores: dict[tuple[Digest, int], dict[Address, Ppm]] = {}  # by task and round, as it was opened
         self._opened: list[tuple[Digest, int]] = []  # in this block
+
+    @property
+    def taken(self) -> Replay:
+        """All that the contracts took."""
+        contracts, events, calls = self._export.contracts, tuple(self.events), tuple(self._calls)
+        return Replay(self.machine, contracts, events, calls, self._scores, self._times_s)
 
     def next(self, transaction: ExportedTransaction) -> None:
         """Raises DoesNotFit unless the transaction is allowed where it stands and leaves exactly the kept logs."""
@@ -91,6 +100,7 @@ class _Replay:
         said = self._events(transaction)
         due = self._events(replace(transaction, logs=_numbered(logs, transaction)))
         require(said == due, f"says {_names(said)}, but what was signed makes {_names(due)} with other values")
+        self._calls += exported_calls(replace(self._export, transactions=(transaction,)))
         self.events += said
         self._opened += [_round_of(event) for event in said if event.name == "RoundOpened"]
 
@@ -102,7 +112,7 @@ class _Replay:
         entry = load(TRUST).functions["scoresOf"]
         answer = self.machine.call(self._export.contracts[TRUST], entry.encode(devices))
         scores = dict(zip(devices, entry.decode_result(answer), strict=True))
-        self.scores |= dict.fromkeys(self._opened, scores)
+        self._scores |= dict.fromkeys(self._opened, scores)
         self._opened = []
 
     def _events(self, transaction: ExportedTransaction) -> list[ChainEvent]:

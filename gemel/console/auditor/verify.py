@@ -60,7 +60,7 @@ def audit(directory: Path) -> AuditReport:
     if task is not None:
         for number, line in sorted(task.rounds.items()):
             check_round(RoundCase(evidence, ledger, number, line, book))
-        check_lineage(task, evidence, book)
+        check_lineage(ledger, task, evidence, book)
         check_models(task, evidence, book)
     return AuditReport(
         fleet=evidence.trust.fleet,
@@ -72,7 +72,7 @@ def audit(directory: Path) -> AuditReport:
         exceptions=(evidence.policy.exception,) if evidence.policy.exception else (),
         held=dict(book.held),
         rounds=tuple(_verdict(number, line) for number, line in sorted(task.rounds.items())) if task else (),
-        lineage=lineage_of(task) if task else (),
+        lineage=lineage_of(ledger, task) if task else (),
     )
 
 
@@ -80,7 +80,7 @@ def _verdict(number: int, line: RoundLine) -> RoundVerdict:
     return RoundVerdict(
         round=number,
         state=line.record.state.name.lower(),
-        verdict="none" if line.verdict is None else line.verdict.name.lower(),
+        verdict=line.verdict_name,
         approvals=sum(vote.approved for vote in line.votes),
         votes=len(line.votes),
         accuracy=line.record.accuracy,
