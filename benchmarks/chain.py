@@ -71,9 +71,10 @@ def _deployments(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _follower(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for chain in ("anvil", "embedded"):
         row = found[chain]
-        times = f"{row['events']} events, {row['kills']} kills, {row['node_restarts']} restarts of the node"
-        chaos = f"{times}, {row['reorganisations']} reorganisations of depth {row['reorganised_blocks_each']}"
-        for what in ("missing", "repeated"):
+        chaos = f"{row['events']} events, {row['kills']} kills, {row['node_restarts']} restarts of the node"
+        if row["reorganisations"]:
+            chaos += f", {row['reorganisations']} reorganisations of depth {row['reorganised_blocks_each']}"
+        for what in ("missing", "repeated", "stale"):
             yield at_most(f"follower, {chain}, {chaos}: {what}", row[what], 0)
 
 

@@ -18,6 +18,7 @@ ROW = {
     "reorganised_blocks_each": 3,
     "missing": 0,
     "repeated": 0,
+    "stale": 0,
 }
 
 
@@ -31,11 +32,11 @@ def found(gas: int = 1_400_000, p99_ms: float = 200.0, **follower: int) -> dict[
 
 def test_every_part_has_its_claims() -> None:
     lines = claims(found())
-    assert len(lines) == 6
+    assert len(lines) == 8
     assert all(line["holds"] for line in lines)
 
 
-@pytest.mark.parametrize("worse", [{"gas": 1_500_001}, {"p99_ms": 1_000.5}, {"missing": 1}, {"repeated": 1}], ids=str)
+@pytest.mark.parametrize("worse", [{"gas": 1_500_001}, {"p99_ms": 1_000.5}, {"missing": 1}, {"repeated": 1}, {"stale": 1}], ids=str)
 def test_figure_beyond_its_limit_does_not_hold(worse: dict[str, int]) -> None:
     assert [line["holds"] for line in claims(found(**worse))].count(False) == 1
 
