@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from gemel.adapters.sqlite_file import SqliteFile, SqliteStore
@@ -50,3 +54,17 @@ class SqliteRecords(SqliteStore):
 
     async def _read(self, statement: str, *values: str) -> list[tuple[str, bytes]]:
         return await self._file.read(lambda connection: connection.execute(statement, values).fetchall())
+
+
+def read_copy(path: Path, kind: str) -> Sequence[bytes]:
+    """All of a kind, by key, from a file that was kept, which is left as it is. Raises sqlite3.Error.
+
+    SQLite writes beside a file even to read it, and its newest changes may stand in the log beside it.
+    """
+    with TemporaryDirectory() as folder:
+        for each in (path, path.with_name(path.name + "-wal")):
+            if each.exists():
+                shutil.copy(each, folder)
+        with closing(sqlite3.connect(Path(folder) / path.name)) as connection:
+            rows = connection.execute("SELECT value FROM records WHERE kind = ? ORDER BY key", (kind,)).fetchall()
+    return [value for (value,) in rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from gemel.__main__ import app
 from gemel.adapters import key_files
 from gemel.adapters.chain_export import decode_export, encode_export
+from gemel.console.auditor.verify import audit
 from tests.support.kept_state import ROLLBACK_REPORT, build
 
 EXPORT = "chain-export.json"
@@ -211,3 +213,53 @@ def test_export_that_names_a_contract_otherwise_is_no_crash(kept, gone):
     (kept / EXPORT).write_bytes((kept / EXPORT).read_bytes().replace(f'"{gone}"'.encode(), b'"Nothing"'))
     for command in (("lineage",), ("round", "1"), ("device", address_of(kept, "gateway-1"))):
         assert refused(command[0], kept, *command[1:])[0] in (1, 2)
+
+
+# --- the log of deployments -------------------------------------------------------------------------
+
+
+def change_log(directory: Path, statement: str) -> None:
+    with sqlite3.connect(directory / "listener" / "records.sqlite") as connection:
+        assert connection.execute(statement).rowcount == 1
+    connection.close()
+
+
+def log_findings(directory: Path) -> list[str]:
+    return [f.what for f in audit(directory).findings if f.where == "listener/records.sqlite"]
+
+
+def test_log_of_deployments_is_compared_with_chain_and_anchors_and_left_as_it_was(kept):
+    before = sorted((path.name, path.read_bytes()) for path in (kept / "listener").iterdir())
+    report = audit(kept)
+    assert report.holds, report.findings
+    assert (report.held["deployment log entries"], report.held["anchored logs"]) == (3, 1)
+    assert sorted((path.name, path.read_bytes()) for path in (kept / "listener").iterdir()) == before
+
+
+def test_missing_entry_of_the_log_is_named(kept):
+    change_log(kept, "DELETE FROM records WHERE kind = 'deployment-log' AND key LIKE '%2'")
+    assert log_findings(kept) == ["entry 2 is missing, though its root is on chain"]
+
+
+def test_changed_time_in_an_entry_of_the_log_does_not_make_the_anchored_root(kept):
+    old, new = "'\"time_ms\":1'", "'\"time_ms\":2'"
+    value = f"CAST(replace(CAST(value AS TEXT), {old}, {new}) AS BLOB)"
+    change_log(kept, f"UPDATE records SET value = {value} WHERE kind = 'deployment-log' AND key LIKE '%1'")
+    (line,) = log_findings(kept)
+    assert line.startswith("entries 1 to 2: not what was anchored")
+
+
+def test_entry_above_the_anchors_that_tells_of_what_the_chain_never_approved_is_found(kept):
+    value = "CAST(replace(CAST(value AS TEXT), '\"round\":3', '\"round\":2') AS BLOB)"
+    change_log(kept, f"UPDATE records SET value = {value} WHERE kind = 'deployment-log' AND key LIKE '%3'")
+    assert log_findings(kept) == ["entry 3 tells of round 2, of which the chain has no RoundApproved"]
+
+
+def test_log_that_is_gone_is_said_to_be_not_kept_and_a_broken_one_is_found(kept):
+    path = kept / "listener" / "records.sqlite"
+    path.write_bytes(b"no database, but as long as a header of one has to be" * 40)
+    assert "cannot be read" in log_findings(kept)[0]
+    path.unlink()
+    report = audit(kept)
+    assert report.holds
+    assert [f.what for f in report.not_kept][-1] == "not kept: 2 anchored entries of the log of deployments"
