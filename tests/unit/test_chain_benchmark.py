@@ -36,7 +36,11 @@ def test_every_part_has_its_claims() -> None:
     assert all(line["holds"] for line in lines)
 
 
-@pytest.mark.parametrize("worse", [{"gas": 1_500_001}, {"p99_ms": 1_000.5}, {"missing": 1}, {"repeated": 1}, {"stale": 1}], ids=str)
+@pytest.mark.parametrize(
+    "worse",
+    [{"gas": 1_500_001}, {"p99_ms": 1_000.5}, {"missing": 1}, {"repeated": 1}, {"stale": 1}],
+    ids=str,
+)
 def test_figure_beyond_its_limit_does_not_hold(worse: dict[str, int]) -> None:
     assert [line["holds"] for line in claims(found(**worse))].count(False) == 1
 
