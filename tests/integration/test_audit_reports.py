@@ -16,7 +16,13 @@ from typer.testing import CliRunner
 from gemel.__main__ import app
 from gemel.adapters import key_files
 from gemel.adapters.chain_export import decode_export, encode_export
+from gemel.adapters.sqlite_records import SqliteRecords
 from gemel.console.auditor.verify import audit
+from gemel.console.fleet_files import read_trust
+from gemel.wire import envelope
+from gemel.wire.attestations import ModelAttestation, Vote, attest
+from gemel.wire.envelope import Kind
+from gemel.wire.messages import SignedVote, encode
 from tests.support.kept_state import ROLLBACK_REPORT, build
 
 EXPORT = "chain-export.json"
@@ -263,3 +269,47 @@ def test_log_that_is_gone_is_said_to_be_not_kept_and_a_broken_one_is_found(kept)
     report = audit(kept)
     assert report.holds
     assert [f.what for f in report.not_kept][-1] == "not kept: 2 anchored entries of the log of deployments"
+
+
+# --- contradictions ---------------------------------------------------------------------------------
+
+
+def keep_ballot(directory: Path, accuracy: int, signer: str) -> None:
+    """The coordinator has a vote of the third validator on round 3 among its records."""
+    trust = read_trust(directory)
+    model, base = (said("round", directory, 3)["chain"][name] for name in ("model", "base"))
+    statement = ModelAttestation("condition", 3, 3, base, model, accuracy, 550_000, approved=False)
+    signature = attest(statement, trust.domain, key_files.load(directory / "keys" / f"{signer}.json").identity).hex()
+    third = key_files.load(directory / "keys" / "validator-3.json").identity
+    ballot = SignedVote(Vote(third.address, accuracy, 550_000, approved=False, signature=signature))
+    message = envelope.sign(
+        third, trust.domain, "condition", Kind.BALLOT, encode(ballot), issued_at_ms=1, round=3, base=base, policy=base
+    )
+
+    async def put() -> None:
+        async with SqliteRecords(directory / "coordinator" / "records.sqlite") as records:
+            await records.put("ballot", "3", envelope.pack(message))
+
+    asyncio.run(put())
+
+
+def test_second_vote_that_a_validator_signed_for_a_round_is_named(kept):
+    keep_ballot(kept, 610_000, "validator-3")
+    (found,) = audit(kept).findings
+    assert (found.round, found.device) == (3, address_of(kept, "validator-3"))
+    assert found.what.startswith("signed two votes, 200000 ppm on chain, 610000 ppm here: slashable")
+
+
+@pytest.mark.parametrize(("accuracy", "signer"), [(200_000, "validator-3"), (610_000, "validator-1")])
+def test_vote_that_is_on_chain_or_that_its_validator_did_not_sign_contradicts_nothing(kept, accuracy, signer):
+    keep_ballot(kept, accuracy, signer)
+    report = audit(kept)
+    assert report.holds, report.findings
+
+
+def test_slashed_validator_is_named_in_the_round_that_it_lied_in(original):
+    (slash,) = said("round", original, 0)["slashed"]
+    assert (slash["validator"], slash["kind"]) == (address_of(original, "validator-3"), "model")
+    assert slash["tokens"] > 0
+    assert said("round", original, 1)["slashed"] == []
+    assert "lost" in refused("round", original, 0)[1]

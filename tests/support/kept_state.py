@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from gemel.adapters.chain_place import ChainPlace
 from gemel.adapters.clock import SystemClock
-from gemel.adapters.contract_abi import MAINTENANCE, TRUST
+from gemel.adapters.contract_abi import ELECTION, MAINTENANCE, TRUST
 from gemel.adapters.evm_anchors import EvmAnchors
 from gemel.adapters.evm_chain import EvmChain
 from gemel.adapters.evm_trust import EvmTrust
@@ -38,6 +38,7 @@ from gemel.sealing.work import seal_update, sum_frames
 from gemel.wire import envelope, tensors
 from gemel.wire.attestations import Confirmation, ModelAttestation, SumAttestation, Vote, attest, seal_vote
 from gemel.wire.chunks import Transfer
+from gemel.wire.eip712 import task_id
 from gemel.wire.envelope import Kind
 from gemel.wire.logs import DEPLOYMENT_LOG, root_of
 from gemel.wire.messages import (
@@ -101,6 +102,7 @@ async def build(directory: Path, weigh: Weigh = admission.weighed) -> None:
             await fleet.report_on("gateway-1", round_=3)
             await fleet.maintain("gateway-1")
             await fleet.anchor_log()
+            await fleet.slash(m0)
             await chains["operator"].roll_back(plan.task, 3, agents=3, report=ROLLBACK_REPORT)
         await write_export(directory)
     (directory / "chain.db").unlink()
@@ -196,6 +198,16 @@ class Fleet:
         signed = [sign_report(results, self.plan.task, round_, domain, each) for each in validators]
         await trust.report(self.plan.task, round_, results, signed)
         await trust.claim((await self.coordinator.party(device)).owner)
+
+    async def slash(self, m0: Digest) -> None:
+        """The third validator signed two votes on M0, and somebody shows both."""
+        validator = self.keys[self.plan.validator_names[2]].identity
+        shown: list[object] = []
+        for accuracy in (260_000, 270_000):
+            said = ModelAttestation(self.plan.task, 0, 1, NO_DIGEST, m0, accuracy, 0, approved=True)
+            values = (task_id(said.task), 0, 1, NO_DIGEST, m0, accuracy, 0, True)
+            shown += [values, attest(said, self.trust.domain, validator).hex()]
+        await self.coordinator.calls.send(ELECTION, "slashContradictingVotes", *shown)
 
     async def maintain(self, name: str) -> None:
         """An alert opens an order, which the operator acknowledges."""

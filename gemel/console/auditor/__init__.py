@@ -10,8 +10,13 @@
     messages.py    its invitation, roster, aggregate and opening
     ciphertexts.py its frames and their sum
     rounds.py      all of it, with the opened sum and the candidate
-    lineage.py     approved models from the one in use back to M0
+    lineage.py     approved models from any of them back to M0, and what was given up
+    deployment_log.py   what the listener told the fleet, against the chain and its anchors
+    contradictions.py   kept votes against those on chain
     verify.py      all of it
 
-Nothing here talks to a chain, a broker or a service.
+Reports of one thing, from an export alone or with what is kept around it (source.py): lineage.py, round_report.py,
+device_report.py, orders.py. broker.py compares a broker's rights with a chain's, and is the one that asks a node.
+
+Nothing else here talks to a chain, a broker or a service.
 """

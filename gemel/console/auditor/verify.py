@@ -10,6 +10,7 @@ from gemel.console.auditor import chain, fleet, rounds
 from gemel.console.auditor.book import Book, Finding
 from gemel.console.auditor.case import RoundCase
 from gemel.console.auditor.chain import replay_chain
+from gemel.console.auditor.contradictions import check_contradictions
 from gemel.console.auditor.deployment_log import check_deployment_log
 from gemel.console.auditor.evidence import load_evidence
 from gemel.console.auditor.fleet import check_fleet
@@ -64,6 +65,7 @@ def audit(directory: Path) -> AuditReport:
         check_lineage(ledger, task, evidence, book)
         check_models(task, evidence, book)
         check_deployment_log(evidence, ledger, task, book)
+        check_contradictions(evidence, ledger, task, book)
     return AuditReport(
         fleet=evidence.trust.fleet,
         task=evidence.trust.task,
