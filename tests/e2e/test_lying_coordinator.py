@@ -57,7 +57,7 @@ from tests.support.lying_coordinator import (
     victim,
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 AGENTS = {name: f"owner of {name}" for name in ("gateway-a", "gateway-b", "gateway-c")}
 VALIDATORS = ("validator-1", "validator-2", "validator-3")
@@ -394,8 +394,17 @@ async def test_unapproved_model_that_is_published_is_refused_by_every_agent(stor
         assert status.model is not None
         assert (status.model.deployment, status.model.digest) == (1, m0.model)
         assert kept_models(story, agent) == {m0.model}
+    if forged.signed_by == "listener":
+        await plant.until(lambda: listener_names(story, forged, kind))
     assert await story.task() == before
     assert (await story.chain.lineage(TASK, forged.body.model)).deployment == 0
+
+
+async def listener_names(story: Story, forged: Forgery, kind: str) -> bool:
+    """Whether the real listener has said of every agent that it was sent something in its name."""
+    names = re.compile(rf"an agent was sent what we never sent .*device=(\S+) model={forged.body.model} .*")
+    said = (line for line in names.finditer(story.crew["listener"].log) if FORGERIES[kind] in line.group())
+    return {line.group(1) for line in said} == {story.crew.plant.address(agent) for agent in AGENTS}
 
 
 async def publish(player: Player, forged: Forgery) -> None:
