@@ -42,7 +42,7 @@ class Member(Service):
 
 
 class Crew:
-    """The services of `plant` by name. `bus_of` gives each its [bus] section; some run other `modules` than theirs."""
+    """The services of `plant` by name. `bus_of` gives each its [bus] section; some run other `modules`."""
 
     def __init__(
         self,
