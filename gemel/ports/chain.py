@@ -152,7 +152,6 @@ class ChainEvent(msgspec.Struct, frozen=True):
     Where its block was lost and came back, the event comes again with `.2`, `.3` behind its id.
     """
 
-
     id: str
     name: str
     values: Mapping[str, object]  # digests and addresses as text, numbers as int
