@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gemel.adapters.chain_place import ChainPlace
-from gemel.adapters.contract_abi import Values, decode_event, load
+from gemel.adapters.contract_abi import CONTRACTS, Values, decode_event, load
 from gemel.adapters.typed_transactions import open_transaction, rebuild_transaction
 from gemel.errors import ChainUnavailable, Malformed
 from gemel.ports import ChainEvent
@@ -106,6 +106,8 @@ def decode_export(data: bytes) -> ChainExport:
         raise Malformed("chain export", str(error)) from error
     if export.version != _VERSION:
         raise Malformed("chain export", f"version {export.version}, {_VERSION} expected")
+    if export.contracts.keys() != set(CONTRACTS):
+        raise Malformed("chain export", f"contracts: exactly {', '.join(CONTRACTS)}")
     return export
 
 

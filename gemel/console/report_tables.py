@@ -112,32 +112,33 @@ def share(part: Ppm) -> str:
 def _show_seats(report: RoundReport, console: Console) -> None:
     table = _table("validator", "stake", "confirmed", "committed", "vote", "median", "in use", "points")
     for seat in report.electorate:
-        table.add_row(*_seat_row(seat))
+        table.add_row(*_seat_row(seat, report.total_weight))
     console.print(f"Electorate of epoch {report.chain.epoch}")
     console.print(table)
-    approved = "-" if report.approved_weight is None else str(report.approved_weight)
-    line = f"confirmed by {report.confirmed_weight}, approved by {approved} of {report.total_weight}"
-    console.print(f"{line}; a quorum is {report.quorum_weight}")
+    total = report.total_weight
+    approved = "-" if report.approved_weight is None else _part(report.approved_weight, total)
+    line = f"confirmed by {_part(report.confirmed_weight, total)} of the stake, approved by {approved}"
+    console.print(f"{line}; a quorum is {_part(report.quorum_weight, total)}")
 
 
-def _seat_row(seat: Seat) -> Iterable[str]:
+def _seat_row(seat: Seat, total: int) -> Iterable[str]:
     vote = seat.vote
     said = ("-", "-", "-")
     if vote is not None:
         said = ("yes" if vote.approved else "no", share(vote.accuracy), share(vote.baseline))
     points = "-" if seat.points is None else str(seat.points)
-    return seat.validator, str(seat.weight), _yes(seat.confirmed), _yes(seat.committed), *said, points
+    return seat.validator, _part(seat.weight, total), _yes(seat.confirmed), _yes(seat.committed), *said, points
 
 
 def _ancestor_row(model: Ancestor) -> Iterable[str]:
-    part = model.approved_weight / model.total_weight if model.total_weight else 0.0
+    total = model.total_weight
     return (
         str(model.deployment),
         str(model.round),
         short(model.model),
         short(model.parent),
         str(model.owners),
-        f"{part:.3f} of {model.quorum_weight / model.total_weight if model.total_weight else 0.0:.3f}",
+        f"{_part(model.approved_weight, total)} of {_part(model.quorum_weight, total)} needed",
         share(model.accuracy),
         share(model.baseline),
         model.state,
@@ -150,6 +151,10 @@ def _never(report: LineageReport) -> str:
         return escape(f"no model that begins with {report.model} was ever proposed in task {report.task}")
     rounds = ", ".join(f"round {each.round}: {each.state}, {each.verdict}" for each in report.proposed)
     return escape(f"model {report.model} was never approved ({rounds})")
+
+
+def _part(weight: int, total: int) -> str:
+    return f"{weight / total:.3f}" if total else "-"
 
 
 def _mark(mark: Mark) -> str:

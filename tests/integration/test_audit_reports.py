@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from gemel.__main__ import app
@@ -212,6 +214,20 @@ def test_export_that_cannot_be_read_is_one_line(kept, content):
         code, output = refused(command[0], kept, *command[1:])
         assert code == 2
         assert EXPORT in output
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_flipped_byte_in_the_export_never_crashes_a_report(original, tmp_path, data):
+    spoiled = bytearray((original / EXPORT).read_bytes())
+    spoiled[data.draw(st.integers(0, len(spoiled) - 1))] ^= data.draw(st.integers(1, 255))
+    export = tmp_path / "spoiled.json"
+    export.write_bytes(spoiled)
+    commands = (("lineage",), ("round", 3), ("device", address_of(original, "gateway-1")), ("orders",))
+    name, *rest = data.draw(st.sampled_from(commands))
+    result = CliRunner().invoke(app, ["audit", name, str(export), *map(str, rest)])
+    assert result.exit_code in (0, 1, 2)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
 @pytest.mark.parametrize("gone", ["Trust", "Election", "Maintenance"])
