@@ -41,7 +41,7 @@ def confirmed(entries: tuple[Entry, ...], state: RoundState = RoundState.CONFIRM
     digests = dict.fromkeys(
         ("base", "policy", "roster_root", "sum_digest", "opened", "model", "explanation"), NO_DIGEST
     )
-    counts = dict.fromkeys(("owners", "weight", "deployment", "accuracy", "baseline"), 0)
+    counts = dict.fromkeys(("owners", "weight", "deployment", "accuracy", "baseline", "epoch", "opened_block"), 0)
     return RoundRecord(state=state, updates_root=root_of(entries), **digests, **counts)
 
 
