@@ -12,14 +12,17 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gemel.ports import ChainEvent, Role
+from gemel.ports import ChainEvent, Role, Sent
+from gemel.wire.identity import Identity
 from tests.support.chains import (
     CHAIN_ID,
     FUNDED,
     REPOSITORY,
+    Fleet,
     RunningChain,
     open_fleet,
     party,
+    proof_of,
     running_chain,
     start_embedded,
 )
@@ -31,6 +34,11 @@ async def restart(chain: RunningChain, folder: Path) -> None:
     await chain.kill()
     again = await start_embedded(folder / "chain.db", FUNDED, int(chain.url.rsplit(":", 1)[1]))
     chain.process = again.process
+
+
+async def enter(fleet: Fleet, who: Identity) -> Sent:
+    record = party(who, Role.AGENT)
+    return await fleet.operator.register(record, proof_of(who, record, fleet.place))
 
 
 async def test_kill_loses_no_acknowledged_transaction_and_followers_neither_miss_nor_repeat(tmp_path: Path) -> None:
@@ -51,11 +59,11 @@ async def test_kill_loses_no_acknowledged_transaction_and_followers_neither_miss
             for attempt in range(2):
                 following = asyncio.create_task(follow(len(found) + 3))
                 for number in range(4):
-                    newcomer = party(identity(2000 + 10 * attempt + number), Role.AGENT)
-                    sent.append(await fleet.operator.register(newcomer))
+                    who = identity(2000 + 10 * attempt + number)
+                    sent.append(await enter(fleet, who))
                 await restart(chain, tmp_path)
                 await following
-            last = await fleet.operator.register(party(identity(3000), Role.AGENT))
+            last = await enter(fleet, identity(3000))
             while found[-1].transaction != last.transaction:
                 await follow(len(found) + 1)
 
@@ -98,9 +106,10 @@ async def test_subscriber_hears_of_every_new_head_until_it_unsubscribes(tmp_path
         assert (await ask("eth_unsubscribe", "0x99"))["result"] is False
         subscription = (await ask("eth_subscribe", "newHeads"))["result"]
         async with open_fleet(chain):
-            heads = [(await socket.receive_json(timeout=10))["params"] for _ in range(8)]
-        assert [head["subscription"] for head in heads] == [subscription] * 8
-        assert [int(head["result"]["number"], 16) for head in heads] == list(range(1, 9))
+            last = int(str(await chain.rpc("eth_blockNumber")), 16)
+        heads = [(await socket.receive_json(timeout=10))["params"] for _ in range(last)]
+        assert {head["subscription"] for head in heads} == {subscription}
+        assert [int(head["result"]["number"], 16) for head in heads] == list(range(1, last + 1))
         assert (await ask("eth_unsubscribe", subscription))["result"] is True
         await socket.send_str("{")
         assert (await socket.receive_json(timeout=10))["error"]["code"] == -32700

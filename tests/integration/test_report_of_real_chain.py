@@ -19,7 +19,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
 
 def test_every_round_is_told_as_the_contract_decided_it(kept: Kept) -> None:
     chain = [each.chain for each in kept.rounds]
-    assert [each and each.state for each in chain] == ["deployed", "deployed", "rejected", "deployed", "aborted"]
+    assert [each and each.state for each in chain] == ["deployed", "deployed", "rejected", "rolled_back", "aborted"]
     assert [each and each.deployment for each in chain] == [1, 2, None, 3, None]
     m0, first, refused, last, aborted = chain
     assert all(each is not None for each in chain)

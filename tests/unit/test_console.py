@@ -94,13 +94,6 @@ def test_audit_as_json_is_the_whole_report(monkeypatch, tmp_path):
     assert msgspec.json.decode(result.stdout, type=AuditReport) == BROKEN
 
 
-def test_lineage_of_a_state_that_does_not_hold_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr("gemel.console.auditor.verify.audit", lambda directory: BROKEN)
-    result = run("audit", "lineage", tmp_path)
-    assert result.exit_code == 1
-    assert "1 findings" in result.stderr
-
-
 def test_keys_are_made_and_shown_without_their_secrets(tmp_path):
     path = tmp_path / "gateway-9.json"
     made = run("keys", "create", path)
