@@ -52,7 +52,7 @@ class Participation(Protocol):
 
 @dataclass(slots=True)
 class Installer:
-    """Follows the deployment topic. Trusts the pinned validators; neither broker, listener nor coordinator."""
+    """Follows the deployment topic. Trusts a quorum of the stake; neither broker, listener nor coordinator."""
 
     post: Post
     models: ModelPull

@@ -153,7 +153,7 @@ def found(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How many rounds every party must be able to pay for.")] = 100,
 ) -> None:
-    """Found a fleet: keys, both contracts, every party registered, the task and its gate, and the files to pin."""
+    """Found a fleet: keys, contracts, every party registered, a first election, the task, and the files to pin."""
     from gemel.adapters import key_files
     from gemel.console import founding
 
