@@ -15,8 +15,8 @@ from gemel.learning.tasks.hydraulic import task
 
 ROUNDS = {"pause_s": 1, "context_s": 60, "commit_s": 90, "reveal_s": 60, "decide_s": 120, "keep_frames": True}
 LISTENER_PATIENCE_S = 60.0
-CANARY_PATIENCE_S = 60.0
-HEALTH_WATCH_S = 2.0  # rigs in the demo are quick, and their past windows tell
+# No canaries: every rig sees other conditions, and what is better for all may be worse for one, which would go back.
+CANARY_SHARE = 1.0
 MARGIN = 4  # a worn rig leaves the usual range by up to three times its width
 
 
@@ -45,7 +45,7 @@ def configure(
 
     files: dict[str, dict[str, Any]] = {
         "twin-registry": {"state_dir": str(layout.state("twin-registry")), "bus": bus},
-        "listener": on_chain("listener", patience_s=LISTENER_PATIENCE_S, canary_patience_s=CANARY_PATIENCE_S),
+        "listener": on_chain("listener", patience_s=LISTENER_PATIENCE_S, canary_share=CANARY_SHARE),
         "coordinator": on_chain("coordinator", task=TASK_PATH, reference_file=reference("coordinator"))
         | {"rounds": ROUNDS | {"seed": plan.seed, "rounds": plan.rounds}},
     }
@@ -64,7 +64,6 @@ def configure(
             asset=rig_of(name),
             sensors_file=str(sensors),
             task=SABOTAGE_PATH if name == poisoner else TASK_PATH,
-            health_watch_s=HEALTH_WATCH_S,
         )
     paths = {}
     for name, document in files.items():
